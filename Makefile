@@ -1,0 +1,73 @@
+# make help lists the targets. Needed on the machine: Python 3.11 or later, git, make.
+#
+# PYTHON=python3.12   the interpreter that .venv is made from
+# PIP_ARGS="..."      more arguments for pip install, such as an index of your own
+# PYTEST_ARGS="..."   more arguments for pytest, such as "-m 'not slow'"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export JUPYTER_PLATFORM_DIRS := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help setup data repro evidence test lab lint clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv with the locked packages (once; 6 GB on Linux)
+	@:
+
+data: $(READY)  ## restore data/: pull it where a DVC remote has it, else render it; check its hash
+	@python -m kdlib.simulate restore
+
+repro: data  ## run the main job: frames, teacher, students, tables and figures
+	@dvc repro
+
+evidence: data  ## run the further seeds, pool sizes and schedules behind the committed figures (hours)
+	@dvc repro evidence/dvc.yaml
+
+test: $(READY)  ## run all tests
+	@python -m pytest $(PYTEST_ARGS)
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@jupyter lab notebooks
+
+lint: $(READY)  ## check style; needs ruff
+	@ruff check . && ruff format --check .
+
+clean:  ## remove caches and what was rendered for tests; keeps data/, runs/ and DVC's cache
+	@rm -rf .cache .pytest_cache .ruff_cache
+	@find kdlib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+distclean: clean  ## as clean, and .venv
+	@rm -rf $(VENV) *.egg-info
+
+# pip lists every file that it looks at; what it says goes to a log, and a line appears now and then.
+PIP := python -m pip install --progress-bar off
+PROGRESS = awk -v all=$$(grep -c == requirements.lock) \
+  '/^(Collecting|Requirement already)/ {if (++n % 25 == 0) {print "setup: " n " of " all; fflush()}} \
+   /^Installing collected/ {print "setup: unpacking"; fflush()}'
+
+$(READY): requirements.lock pyproject.toml
+	@command -v git > /dev/null || { echo "setup: git is not installed" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "setup: $(PYTHON) is absent or older than 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setup: $$($(PYTHON) -V) in $(VENV); some minutes, 6 GB on Linux"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(PIP_ARGS) -r requirements.lock 2> $(VENV)/pip.log | tee $(VENV)/pip.out | $(PROGRESS) || { \
+	  grep ERROR $(VENV)/pip.log | cut -c 1-200 >&2; echo "setup: pip failed; its words are in $(VENV)/pip.log" >&2; exit 1; }
+	@$(PIP) --no-build-isolation --no-deps -e . > $(VENV)/pip.out 2>&1 || { cat $(VENV)/pip.out >&2; exit 1; }
+	@touch $@
+	@echo "setup: done"
