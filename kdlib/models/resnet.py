@@ -1,0 +1,236 @@
+"""ResNet backbones with any depth, width and output stride.
+
+He et al., "Deep residual learning for image recognition", CVPR 2016, in torchvision's form: the
+same parameter names (without `fc`) and, at width 64 and output stride 32, the same function, so
+that torchvision's ImageNet weights load strictly. torchvision itself refuses dilated basic blocks.
+
+Not supported: ResNeXt, squeeze-and-excitation, the three-convolution stem.
+"""
+
+import math
+import urllib.error
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.models.outputs import ModelError
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+STEM_STRIDE = {"imagenet": 4, "small": 2}
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Shape of a ResNet.
+
+    Attributes:
+        depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks). Gives the blocks unless `blocks`
+            does; with `blocks` only the kind of block is taken from it.
+        blocks: blocks of each stage, e.g. (1, 1, 1) for three stages; None: those of `depth`.
+        width: channels of the stem and of the first stage's 3x3 convolutions; they double with
+            every stage. 64 is torchvision's.
+        output_stride: pixels of the image per position of the last stage. Stages beyond it keep the
+            resolution and dilate instead.
+        stem: "imagenet" (7x7 stride 2, then max-pooling: stride 4) or "small" (one 3x3 stride 2).
+        norm: "batch", or "group" with 16 channels a group.
+    """
+
+    depth: int = 18
+    blocks: tuple[int, ...] | None = None
+    width: int = 64
+    output_stride: int = 8
+    stem: Literal["imagenet", "small"] = "imagenet"
+    norm: Literal["batch", "group"] = "batch"
+
+    def __post_init__(self):
+        if self.depth not in BLOCKS:
+            raise ValueError(f"depth must be one of {sorted(BLOCKS)}, not {self.depth}")
+        if self.stem not in STEM_STRIDE:
+            raise ValueError(f"stem must be one of {sorted(STEM_STRIDE)}, not {self.stem!r}")
+        if self.norm not in ("batch", "group"):
+            raise ValueError(f"norm must be 'batch' or 'group', not {self.norm!r}")
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", tuple(self.blocks))
+        if not self.stage_blocks or min(self.stage_blocks) < 1 or self.width < 1:
+            raise ValueError(f"blocks and width must be positive: {self.blocks}, {self.width}")
+        strides = [STEM_STRIDE[self.stem] * 2**i for i in range(len(self.stage_blocks))]
+        if self.output_stride not in strides:
+            raise ValueError(
+                f"output_stride must be one of {strides} for {len(strides)} stages and the "
+                f"{self.stem!r} stem, not {self.output_stride}"
+            )
+
+    @property
+    def stage_blocks(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return BLOCKS[self.depth] if self.blocks is None else self.blocks
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Output channels of each stage."""
+        expansion = Bottleneck.expansion if self.depth >= 50 else BasicBlock.expansion
+        return tuple(self.width * 2**i * expansion for i in range(len(self.stage_blocks)))
+
+
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """Batch normalisation, or group normalisation with about 16 channels a group."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. The first has the stride and its own dilation."""
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, first_dilation: int, dilation: int, norm: str
+    ):
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, planes, stride, first_dilation)
+        self.bn1 = norm_layer(norm, planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _conv3x3(planes, planes, 1, dilation)
+        self.bn2 = norm_layer(norm, planes)
+        self.downsample = _shortcut(inputs, planes, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return self.relu(x + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut; the 3x3 has the stride (ResNet 1.5)."""
+
+    expansion = 4
+
+    def __init__(
+        self, inputs: int, planes: int, stride: int, first_dilation: int, dilation: int, norm: str
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = norm_layer(norm, planes)
+        self.conv2 = _conv3x3(planes, planes, stride, first_dilation)
+        self.bn2 = norm_layer(norm, planes)
+        self.conv3 = nn.Conv2d(planes, planes * self.expansion, 1, bias=False)
+        self.bn3 = norm_layer(norm, planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, planes * self.expansion, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return self.relu(x + shortcut)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, norm: str) -> nn.Module | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(norm, outputs)
+    )
+
+
+class ResNet(nn.Module):
+    """Backbone: `forward(x_NCHW)` gives the outputs of all stages, first to last.
+
+    Where a stage gives up its stride of 2, its first 3x3 convolution keeps the dilation of the
+    stage before and everything after it doubles (1, 1, 2, 4 at output stride 8). The values are
+    then those of the strided network, on a finer grid: weights trained at stride 32 stay valid.
+    """
+
+    def __init__(self, config: ResNetConfig = ResNetConfig()):
+        super().__init__()
+        self.config = config
+        width = config.width
+        small = config.stem == "small"
+        self.conv1 = nn.Conv2d(3, width, 3 if small else 7, 2, 1 if small else 3, bias=False)
+        self.bn1 = norm_layer(config.norm, width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+
+        block = Bottleneck if config.depth >= 50 else BasicBlock
+        stride_so_far, dilation, inputs = STEM_STRIDE[config.stem], 1, width
+        for i, (count, channels) in enumerate(
+            zip(config.stage_blocks, config.channels, strict=True)
+        ):
+            first_dilation, stride = dilation, 1
+            if i > 0 and stride_so_far < config.output_stride:
+                stride, stride_so_far = 2, stride_so_far * 2
+            elif i > 0:
+                dilation *= 2
+            layer = []
+            for j in range(count):
+                layer.append(
+                    block(
+                        inputs if j == 0 else channels,
+                        width * 2**i,
+                        stride if j == 0 else 1,
+                        first_dilation if j == 0 else dilation,
+                        dilation,
+                        config.norm,
+                    )
+                )
+            inputs = channels
+            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
+        initialise(self)
+
+    def forward(self, x_NCHW: Tensor) -> list[Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x_NCHW))))
+        stages = []
+        for i in range(len(self.config.stage_blocks)):
+            x = getattr(self, f"layer{i + 1}")(x)
+            stages.append(x)
+        return stages
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation of every convolution, fan-out, as torchvision does."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+
+
+def imagenet_weights(config: ResNetConfig) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights for a backbone, from torch.hub's cache or downloaded into it.
+
+    Raises:
+        ModelError: no such weights exist for this shape, or they can be neither found nor
+        downloaded.
+    """
+    standard = ResNetConfig(depth=config.depth, output_stride=config.output_stride)
+    if config != standard and config != ResNetConfig(
+        depth=config.depth, blocks=BLOCKS[config.depth], output_stride=config.output_stride
+    ):
+        raise ModelError(
+            "ImageNet weights exist only for width 64, batch norm, the imagenet stem and the "
+            f"blocks of the named depth, not for {config}: train from scratch (pretrained: false)"
+        )
+    from torchvision.models import get_weight  # slow to import, and needed only here
+
+    weights = get_weight(f"ResNet{config.depth}_Weights.IMAGENET1K_V1")
+    name = weights.url.rsplit("/", 1)[-1]
+    place = torch.hub.get_dir() + "/checkpoints/" + name
+    try:
+        state = dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (urllib.error.URLError, OSError, RuntimeError, EOFError) as error:
+        raise ModelError(
+            f"ImageNet weights of ResNet-{config.depth} could not be had ({error}). Download "
+            f"{weights.url} elsewhere and place it as {place}, or train from scratch "
+            "(pretrained: false)"
+        ) from error
+    del state["fc.weight"], state["fc.bias"]
+    return state
