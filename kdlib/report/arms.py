@@ -1,0 +1,155 @@
+"""The arms of the comparison, seed by seed: scores, differences, gap recovered.
+
+All scores here are percentages (0..100); differences of scores are *points*. Spread is the sample
+standard deviation over seeds, NaN for one seed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+SMALLEST_GAP = 1.0  # points; a ratio over a smaller gap says more about noise than about a method
+LIMITED_BY_LABELS = 0.25  # share of the gap that two or three times the steps may close
+
+LABELS = {
+    "teacher": "teacher",
+    "start": "start of the students",
+    "supervised": "(1) supervised",
+    "distil": "(2) distil",
+    "matching": "(3) function matching",
+    "supervised-double": "(1) with 2× the steps",
+    "supervised-triple": "(1) with 3× the steps",
+}
+SHORT = {"supervised": "(1) supervised", "distil": "(2) distil", "matching": "(3) matching"}
+ARMS = ("supervised", "distil", "matching")
+CONTROLS = ("supervised-double", "supervised-triple")
+SHARED = ("teacher", "start")  # may be made once, for all seeds
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over n seeds; NaN where there is nothing to take it of."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: pd.Series) -> "Spread":
+        values = values.dropna()
+        if not len(values):
+            return cls(math.nan, math.nan, 0)
+        return cls(values.mean(), values.std(ddof=1) if len(values) > 1 else math.nan, len(values))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Gap recovered, (student - supervised) / (teacher - supervised), in percent, over seeds.
+
+    per_seed and spread are empty where the ratio is not meaningful, and `why` says why.
+    """
+
+    per_seed: pd.Series
+    spread: Spread
+    why: str = ""
+
+    @property
+    def meaningful(self) -> bool:
+        return not self.why
+
+
+def one_scale(records: pd.DataFrame, scale: str | None = None) -> pd.DataFrame:
+    """The records of one scale. Raises ValueError where several are there and none is named."""
+    found = sorted(records["scale"].unique())
+    if scale is None:
+        if len(found) > 1:
+            raise ValueError(f"records of several scales: {', '.join(found)}; name one by scale=")
+        return records
+    return records[records["scale"] == scale]
+
+
+def by_seed(records: pd.DataFrame, run: str, column: str = "val.miou") -> pd.Series:
+    """One column of a run, indexed by seed, without missing values; empty where not run."""
+    rows = records[records["run"] == run]
+    if column not in rows:
+        return pd.Series(dtype=float)
+    return rows.set_index("seed")[column].dropna().astype(float).sort_index()
+
+
+def scores(records: pd.DataFrame, prefix: str) -> dict[str, pd.Series]:
+    """mIoU in percent for each row of the comparison, indexed by seed.
+
+    A teacher or a start that was made once stands for every seed of the arms.
+    """
+    found = {name: 100 * by_seed(records, f"{prefix}-{name}") for name in LABELS}
+    seeds = sorted({seed for name in ARMS for seed in found[name].index})
+    for name in SHARED:
+        if len(found[name]) == 1 and seeds:
+            found[name] = pd.Series(found[name].iloc[0], index=seeds)
+    return found
+
+
+def gap_recovered(teacher: pd.Series, supervised: pd.Series, student: pd.Series) -> Gap:
+    """Gap recovered for each seed that all three have, from scores in percent."""
+    gap = (teacher - supervised).dropna()
+    both = gap.index.intersection(student.index)
+    if not len(both):
+        return Gap(pd.Series(dtype=float), Spread.of(pd.Series(dtype=float)), "not run")
+    why = _no_gap(gap[both])
+    if why:
+        return Gap(pd.Series(dtype=float), Spread.of(pd.Series(dtype=float)), why)
+    ratio = 100 * (student[both] - supervised[both]) / gap[both]
+    return Gap(ratio, Spread.of(ratio))
+
+
+def _no_gap(gap: pd.Series) -> str:
+    """Why a ratio over this gap is not meaningful; empty where it is."""
+    if len(gap) > 1 and (gap > 0).any() and (gap <= 0).any():
+        return f"the gap changes its sign between seeds ({gap.min():+.1f} to {gap.max():+.1f})"
+    if gap.mean() <= 0:
+        return f"the teacher is not above the supervised student ({gap.mean():+.1f} points)"
+    if gap.min() < SMALLEST_GAP:
+        where = "in one seed " if gap.mean() >= SMALLEST_GAP else ""
+        value = gap.min() if where else gap.mean()
+        return f"the gap is {where}below 1 point ({value:.1f})"
+    return ""
+
+
+def compare(one: pd.Series, other: pd.Series) -> int:
+    """+1 where `one` is above `other`, -1 where below, 0 where the seeds do not tell.
+
+    Paired by seed. Above means: in every seed, and on average by more than the standard deviation
+    of the differences. A single seed has no spread: there the sign of the difference is all.
+    """
+    difference = (one - other).dropna()
+    if not len(difference) or not ((difference > 0).all() or (difference < 0).all()):
+        return 0
+    if len(difference) > 1 and abs(difference.mean()) <= difference.std(ddof=1):
+        return 0
+    return 1 if difference.mean() > 0 else -1
+
+
+def control_share(found: dict[str, pd.Series]) -> Spread | None:
+    """Largest share of the gap, in percent, that longer supervised training closes; None = unknown.
+
+    It tells whether the supervised student was limited by labels (small) or by training (large).
+    """
+    gaps = [gap_recovered(found["teacher"], found["supervised"], found[c]) for c in CONTROLS]
+    known = [gap.spread for gap in gaps if gap.meaningful]
+    return max(known, key=lambda spread: spread.mean) if known else None
+
+
+def limited_by_training(found: dict[str, pd.Series]) -> bool:
+    """Whether longer supervised training closes so much of the gap that the recipe is invalid."""
+    share = control_share(found)
+    return share is not None and share.mean > 100 * LIMITED_BY_LABELS
+
+
+def spread_text(values: pd.Series | Spread, digits: int = 1, sign: bool = True) -> str:
+    """`+2.1 ± 0.3`; without the spread for one seed; an en dash for nothing."""
+    spread = values if isinstance(values, Spread) else Spread.of(values)
+    if not spread.n:
+        return "–"
+    mean = f"{spread.mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return mean if math.isnan(spread.sd) else f"{mean} ± {spread.sd:.{digits}f}"

@@ -1,0 +1,315 @@
+"""Figures of function matching. Every title is a sentence computed from the records it stands over.
+
+Scores are percentages, spread is the standard deviation over seeds; see `look` for the marks.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from kdlib.report import arms, look, sentences
+from kdlib.report.arms import ARMS, CONTROLS, LABELS, SHORT, Spread
+from kdlib.report.look import Picture, style
+from kdlib.report.published import PublishedTable
+from kdlib.report.tables import curve_points
+
+TICKS = {
+    "supervised": "(1) supervised",
+    "distil": "(2) distil,\nlabelled images",
+    "matching": "(3) function\nmatching",
+}
+
+
+def headline(
+    records: pd.DataFrame,
+    published: PublishedTable | None = None,
+    *,
+    prefix: str = "funmatch-seg",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """mIoU of the three ways under the teacher's line; gap recovered, published beside ours;
+    agreement with the teacher. The title is `sentences.finding`.
+    """
+    records = arms.one_scale(records, scale)
+    found = arms.scores(records, prefix)
+    widths = [1.25, 1.0, 1.25] if published else [1.25, 1.25]
+    with style():
+        figure = look.figure(11.5 if published else 8.6, 4.5)
+        axes = figure.subplots(1, len(widths), width_ratios=widths)
+        _score_panel(axes[0], found)
+        if published:
+            _gap_panel(axes[1], found, published)
+        _agreement_panel(axes[-1], records, prefix)
+        look.title(figure, sentences.finding(found), note or _seeds(found))
+    return figure
+
+
+def curve(
+    records: pd.DataFrame,
+    kind: str,
+    *,
+    prefix: str = "funmatch-seg",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """mIoU and agreement against the number of unlabelled images (kind "pool", logarithmic) or
+    against the length of training (kind "schedule").
+    """
+    records = arms.one_scale(records, scale)
+    points = curve_points(records, kind, prefix=prefix)
+    found = arms.scores(records, prefix)
+    panels = {
+        "miou": "mIoU on the reported split, %",
+        "val.agreement.pixel": "pixels that agree with the teacher, %",
+    }
+    with style():
+        figure = look.figure(10.5, 4.3)
+        for axis, (column, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            for arm, rows in points.groupby("arm", sort=False):
+                look.line(axis, rows, column, arm)
+            _x_axis(axis, points, kind)
+            axis.set_title(label)
+            sns.despine(ax=axis)
+            if kind == "pool":
+                own = by_arm(records, prefix, "supervised", column)
+                look.reference(axis, own, SHORT["supervised"], look.COLOURS["supervised"])
+            if column == "miou":
+                look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
+            look.empty(axis, points[column].notna().any())
+        if kind == "schedule" and len(points):
+            figure.axes[0].legend(loc="best", fontsize=9)
+        look.title(figure, sentences.curve_finding(points, kind), note or _seeds(found))
+    return figure
+
+
+def class_bars(
+    records: pd.DataFrame,
+    classes: Sequence[str] | None = None,
+    *,
+    prefix: str = "funmatch-seg",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """IoU of each class for teacher and the three ways; classes by the teacher's IoU, or as given.
+
+    A class that is absent from the split has no marks and is named as absent.
+    """
+    records = arms.one_scale(records, scale)
+    names = ("teacher", *ARMS)
+    table = {name: _class_iou(records, f"{prefix}-{name}") for name in names}
+    means = pd.DataFrame({name: rows.mean() for name, rows in table.items()}, columns=names)
+    if classes is None:
+        classes = list(means.sort_values("teacher", ascending=False, kind="stable").index)
+    means = means.reindex(classes)
+    with style():
+        figure = look.figure(max(6.5, 1.6 + 0.52 * len(classes)), 4.6)
+        axis = figure.subplots()
+        middle = np.arange(len(classes))
+        width = 0.26
+        for i, name in enumerate(ARMS):
+            shift = (i - 1) * width
+            axis.bar(middle + shift, means[name], width * 0.9, color=look.COLOURS[name], zorder=2)
+            seeds = dict(color=look.INK, ms=2.5, alpha=0.7, zorder=3)
+            for _, row in table[name].iterrows():
+                axis.plot(middle + shift, row.reindex(classes), ".", **seeds)
+        line = dict(color=look.INK, lw=1.6)
+        axis.hlines(means["teacher"], middle - 0.42, middle + 0.42, zorder=4, **line)
+        labels = [c if means.loc[c].notna().any() else f"{c} (absent)" for c in classes]
+        axis.set_xticks(middle, labels, rotation=40, ha="right", rotation_mode="anchor")
+        axis.set_xlim(-0.6, len(classes) - 0.4)
+        axis.set_ylabel("IoU on the reported split, %")
+        handles = [mpl.lines.Line2D([], [], label="teacher", **line)]
+        handles += [mpl.patches.Patch(color=look.COLOURS[n], label=SHORT[n]) for n in ARMS]
+        look.legend_above(axis, handles, 4)
+        sns.despine(ax=axis)
+        look.empty(axis, len(classes) > 0)
+        seeds = "Small points: single seeds; bars: their mean; black lines: the teacher's mean."
+        look.title(figure, sentences.class_finding(means), note or seeds)
+    return figure
+
+
+def agreement_scatter(
+    records: pd.DataFrame,
+    *,
+    prefix: str = "funmatch-seg",
+    scale: str | None = None,
+    column: str = "val.agreement.pixel",
+    note: str = "",
+) -> Picture:
+    """mIoU against agreement with the teacher, a point for each student of the prefix and seed."""
+    records = arms.one_scale(records, scale)
+    points = _students(records, prefix, column)
+    found = arms.scores(records, prefix)
+    with style():
+        figure = look.figure(7.2, 4.9)
+        axis = figure.subplots()
+        axis.grid(True, axis="both")
+        for arm, rows in points.groupby("arm", sort=False):
+            own = rows["main"]
+            for part, face in ((rows[own], look.COLOURS[arm]), (rows[~own], "white")):
+                axis.scatter(
+                    part["agreement"],
+                    part["miou"],
+                    s=46,
+                    marker=look.MARKERS[arm],
+                    facecolor=face,
+                    edgecolor=look.COLOURS[arm],
+                    linewidth=1.3,
+                    zorder=3,
+                )
+        look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
+        axis.set_xlabel("pixels that agree with the teacher, reported split, %")
+        axis.set_ylabel("mIoU on the reported split, %")
+        handles = [look.handle(arm) for arm in ("start", *ARMS) if (points["arm"] == arm).any()]
+        if len(points) and not points["main"].all():
+            label = "other pool or length"
+            hollow = dict(marker="o", ls="", mfc="white", mec=look.QUIET, label=label)
+            handles.append(mpl.lines.Line2D([], [], **hollow))
+        if handles:
+            look.legend_above(axis, handles, 3)
+        sns.despine(ax=axis)
+        look.empty(axis, len(points) > 0)
+        finding = sentences.scatter_finding(points)
+        look.title(figure, finding, note or "One mark for each student and seed.")
+    return figure
+
+
+# Panels ------------------------------------------------------------------------------------------
+
+
+def _score_panel(axis: Axes, found: Mapping[str, pd.Series]) -> None:
+    for i, name in enumerate(ARMS):
+        look.mark(axis, i, found[name], name)
+    controls = [name for name in CONTROLS if len(found[name])]
+    for i, name in enumerate(controls):
+        look.mark(axis, 0.27 + 0.27 * i, found[name], "supervised", filled=False, jitter=0.06)
+    if controls:
+        times = " and ".join(LABELS[name].split()[2] for name in controls)
+        axis.set_xlabel(f"hollow: (1) with {times} the steps", fontsize=8.5, color=look.QUIET)
+    look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
+    look.reference(axis, found["start"], "start", look.QUIET, low=True)
+    lead = Spread.of((found["teacher"] - found["supervised"]).dropna())
+    text = f"Teacher over (1): {arms.spread_text(lead)} points\n" if lead.n else ""
+    axis.set_title(f"{text}(mIoU on the reported split, %)")
+    _arm_ticks(axis)
+
+
+def _gap_panel(axis: Axes, found: Mapping[str, pd.Series], published: PublishedTable) -> None:
+    """Published as hollow diamonds, ours as marks; 0 is (1), 100 the teacher."""
+    why = ""
+    for i, name in enumerate(ARMS[1:]):
+        gap = arms.gap_recovered(found["teacher"], found["supervised"], found[name])
+        if gap.why == "not run":
+            look.mark(axis, i + 0.2, gap.per_seed, name)
+        else:
+            why = why or gap.why
+        theirs = published.gap_recovered(name)
+        if theirs is not None:
+            axis.plot(i - 0.24, theirs, "D", mfc="white", mec=look.INK, mew=1.4, ms=7, zorder=4)
+            axis.annotate(f"{theirs:.0f}", (i - 0.24, theirs), (-7, 0), **look.beside("right"))
+        if gap.meaningful:
+            look.mark(axis, i + 0.2, gap.per_seed, name)
+            mean = gap.spread.mean
+            text = f"{mean:.0f}".replace("-", "−")
+            axis.annotate(text, (i + 0.2, mean), (10, 0), weight="bold", **look.beside("left"))
+    axis.axhline(0, color=look.COLOURS["supervised"], lw=1.2, zorder=1)
+    axis.axhline(100, color=look.INK, lw=1.2, zorder=1)
+    if why:
+        text = textwrap.fill(f"ours: not meaningful, {why}", 28)
+        quiet = dict(color=look.QUIET, fontsize=9)
+        axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", **quiet)
+    axis.set_title("Gap recovered; ◇ is published\n(%; 0 = supervised, 100 = teacher)")
+    axis.set_xticks([0, 1], [TICKS[name] for name in ARMS[1:]])
+    axis.set_xlim(-0.65, 1.65)
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(min(bottom, -12), max(top, 112))
+    sns.despine(ax=axis)
+
+
+def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
+    """Pixel agreement: filled on the reported split, hollow on held-out unlabelled frames."""
+    kinds = {"val.agreement.pixel": (-0.14, True), "heldout.agreement.pixel": (0.2, False)}
+    val: dict[str, pd.Series] = {}
+    hollow = False
+    for column, (shift, filled) in kinds.items():
+        for i, name in enumerate(ARMS):
+            values = by_arm(records, prefix, name, column)
+            if filled or len(values):
+                look.mark(axis, i + shift, values, name, filled=filled, jitter=0.07)
+            val |= {name: values} if filled else {}
+            hollow |= len(values) > 0 and not filled
+    if hollow:
+        text = "filled: reported split, hollow: held-out frames"
+        axis.set_xlabel(text, fontsize=8.5, color=look.QUIET)
+    axis.set_title(f"{sentences.agreement_finding(val)}\n(pixels equal to the teacher's, %)")
+    _arm_ticks(axis)
+
+
+def _x_axis(axis: Axes, points: pd.DataFrame, kind: str) -> None:
+    ticks = sorted(points.groupby("nominal")["x"].mean()) if len(points) else []
+    axis.set_xscale("log", base=4 if kind == "pool" else 2)
+    if ticks:
+        axis.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}×"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel(
+        "unlabelled images, multiples of the labelled ones"
+        if kind == "pool"
+        else "optimisation steps, multiples of the arms' own"
+    )
+
+
+def _arm_ticks(axis: Axes) -> None:
+    axis.set_xticks(range(len(ARMS)), [TICKS[name] for name in ARMS])
+    axis.set_xlim(-0.6, len(ARMS) - 0.4)
+    sns.despine(ax=axis)
+
+
+def _seeds(found: Mapping[str, pd.Series]) -> str:
+    counts = [len(found[name]) for name in ARMS if len(found[name])]
+    if not counts:
+        return ""
+    if max(counts) == 1:
+        return "One seed: no spread can be shown."
+    return f"Small points: single seeds (n = {max(counts)}); bars and bands: standard deviation."
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+def by_arm(records: pd.DataFrame, prefix: str, name: str, column: str) -> pd.Series:
+    """A fraction of an arm's records in percent, by seed; `miou` stands for mIoU."""
+    return 100 * arms.by_seed(
+        records, f"{prefix}-{name}", "val.miou" if column == "miou" else column
+    )
+
+
+def _class_iou(records: pd.DataFrame, run: str) -> pd.DataFrame:
+    rows = records[records["run"] == run]
+    columns = [column for column in rows if column.startswith("val.iou.")]
+    return 100 * rows[columns].rename(columns=lambda name: name.removeprefix("val.iou."))
+
+
+def _students(records: pd.DataFrame, prefix: str, column: str) -> pd.DataFrame:
+    """Every student of the prefix that has both numbers: arm, main, agreement, miou."""
+    rows = []
+    for record in records.to_dict("records"):
+        name = str(record["run"]).removeprefix(f"{prefix}-")
+        arm = next((arm for arm in ("start", *ARMS) if name.split("-")[0] == arm), None)
+        if arm is None or name == record["run"]:
+            continue
+        agreement, miou = record.get(column, math.nan), record.get("val.miou", math.nan)
+        rows.append(
+            {"arm": arm, "main": name == arm, "agreement": 100 * agreement, "miou": 100 * miou}
+        )
+    table = pd.DataFrame(rows, columns=["arm", "main", "agreement", "miou"])
+    return table.dropna().astype({"main": bool})

@@ -1,0 +1,79 @@
+"""Footnotes of tables: fair budget, validity of the recipe, and where the records come from."""
+
+from typing import Any
+
+import pandas as pd
+
+from kdlib.report import arms
+from kdlib.report.arms import ARMS, LABELS, spread_text
+
+
+def budget(records: pd.DataFrame, prefix: str) -> str:
+    """Whether the three ways got the same steps and samples, and were made from the same data."""
+    rows = records[records["run"].isin([f"{prefix}-{name}" for name in ARMS])]
+    if rows.empty:
+        return ""
+    wrong = []
+    for column, noun in (("steps", "steps"), ("samples_seen", "samples")):
+        found = {name: _values(rows, f"{prefix}-{name}", column) for name in ARMS}
+        known = {name: values for name, values in found.items() if values}
+        if len({value for values in known.values() for value in values}) > 1:
+            listed = (f"{LABELS[n]} {' and '.join(map(str, v))}" for n, v in known.items())
+            wrong.append(f"{noun} differ ({'; '.join(listed)})")
+    if rows["data_hash"].nunique() > 1:
+        wrong.append("data differ (see data_hash in the records)")
+    if wrong:
+        return f"Warning: the arms are not comparable: {'; '.join(wrong)}."
+    ran = rows["run"].nunique()
+    if ran < len(ARMS):
+        return ""
+    return f"All three ways: {int(rows['steps'].iloc[0]):,} steps and the same number of samples."
+
+
+def validity(found: dict[str, pd.Series]) -> str:
+    """What two and three times the supervised steps close of the gap, and what follows from it."""
+    share = arms.control_share(found)
+    if share is None:
+        return "Not checked: whether longer supervised training alone closes the gap."
+    verdict = "limited by labels, as the comparison needs it"
+    if arms.limited_by_training(found):
+        verdict = "limited by training: the gap recovered by the other arms is not a fair figure"
+    text = f"Longer supervised training closes {spread_text(share, 0, sign=False)} % of the gap"
+    return f"{text}: the supervised student is {verdict}."
+
+
+def _values(rows: pd.DataFrame, run: str, column: str) -> list[int]:
+    return sorted({int(value) for value in rows.loc[rows["run"] == run, column]})
+
+
+def origin(records: pd.DataFrame) -> str:
+    """One line on the records behind a table: scale, seeds, commits, devices, versions, hashes."""
+    if records.empty:
+        return "No records."
+    commits = sorted(
+        {
+            (c[:8] if isinstance(c, str) else "unknown") + (" + changes" if d is True else "")
+            for c, d in zip(records["git_commit"], records["git_dirty"], strict=True)
+        }
+    )
+    parts = [
+        f"scale {_join(records['scale'])}",
+        f"seeds {_join(records['seed'])}",
+        f"{_plural('commit', commits)} {', '.join(commits)}",
+        f"{_plural('device', records['device'].unique())} {_join(records['device'])}",
+        f"lock {_join(records['lock_hash'], 8)}",
+        f"data {_join(records['data_hash'], 8)}",
+    ]
+    for name in ("python", "torch"):
+        if f"versions.{name}" in records:
+            parts.append(f"{name} {_join(records[f'versions.{name}'])}")
+    return "; ".join(parts) + "."
+
+
+def _join(values: pd.Series, length: int | None = None) -> str:
+    found = sorted(values.dropna().unique())
+    return ", ".join(str(value)[:length] for value in found) or "none"
+
+
+def _plural(noun: str, values: Any) -> str:
+    return noun if len(values) == 1 else f"{noun}s"
