@@ -61,7 +61,8 @@ class Data:
 class Frames:
     """How unlabelled frames are clipped from videos (only the `frames` runs have this)."""
 
-    splits: tuple[str, ...] = ("train",)  # video splits that are read
+    splits: tuple[str, ...] = ("train",)  # video splits of the layout that are read
+    folder: str | None = None  # or a plain folder of videos, relative to the repository
     stride: int | None = None  # every k-th frame; exactly one of stride and rate is given
     rate: float | None = None  # frames a second of video time
     size: tuple[int, int] | None = None  # (height, width) stored; None = as decoded
@@ -105,6 +106,11 @@ class Method:
     mixup: bool = False  # matching: blend each image with its neighbour in the batch
     label_weight: float = 0.0  # distil: weight of the cross entropy with the labels
     class_weights: Literal["none", "inverse-sqrt"] = "none"  # of the labelled images' frequencies
+
+    def __post_init__(self):
+        for key, only in (("mixup", "matching"), ("label_weight", "distil")):
+            if getattr(self, key) and self.name != only:
+                raise ConfigError(f"method.{key}: {self.name} has none, only {only} does")
 
 
 @dataclass(frozen=True)
@@ -204,13 +210,39 @@ def read_params(path: Path) -> dict[str, Any]:
     if not isinstance(params, dict) or set(params) != expected:
         found = sorted(params) if isinstance(params, dict) else type(params).__name__
         raise ConfigError(f"{path}: top level must be {sorted(expected)}, found {found}")
-    for scale, block in params["scales"].items():
+    seeds = params["seeds"]
+    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        raise ConfigError(f"{path}: seeds: expected a list of integers, found {seeds!r}")
+    for scale, block in _blocks(params["scales"], f"{path}: scales").items():
         _one_of(scale, SCALES, f"{path}: scales")
-        for key in block:
+        for key in _blocks(block, f"{path}: scales.{scale}"):
             _one_of(key, ("common", "runs"), f"{path}: scales.{scale}")
-        for run in block.get("runs", {}):
+        _check_keys(block.get("common", {}), f"{path}: scales.{scale}.common")
+        for run, overrides in block.get("runs", {}).items():
             _one_of(run, params["runs"], f"{path}: scales.{scale}.runs")
+            _check_keys(overrides, f"{path}: scales.{scale}.runs.{run}")
+    for run, block in _blocks(params["runs"], f"{path}: runs").items():
+        _check_keys(block, f"{path}: runs.{run}")
     return params
+
+
+def _blocks(value: Any, where: str) -> dict[str, Any]:
+    """The value, which must be a mapping of blocks."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected a block of keys, found {value!r}")
+    for key, block in value.items():
+        if not isinstance(block, dict):
+            raise ConfigError(f"{where}.{key}: expected a block of keys, found {block!r}")
+    return value
+
+
+def _check_keys(block: Any, where: str) -> None:
+    """The keys that a run's block may hold at its top; what lies below is checked with the types."""
+    keys = {part.name for part in dataclasses.fields(Run)} - {"name", "scale", "seed"}
+    if not isinstance(block, dict):
+        raise ConfigError(f"{where}: expected a block of keys, found {block!r}")
+    for key in block:
+        _one_of(key, sorted(keys | {"extends"}), where)
 
 
 def ancestry(params: dict[str, Any], name: str) -> list[str]:

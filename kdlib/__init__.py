@@ -1,0 +1,14 @@
+"""kdlib: knowledge distillation for driving scenes; the library that the notebooks call.
+
+Rooms, from the ground up (a room imports only rooms below it):
+
+1. ``config``, ``runtime``, ``checkpoint``
+2. ``losses``, ``metrics``, ``models``, ``data`` (none imports another)
+3. ``methods``
+4. ``training``, ``evaluation``
+5. ``report``
+
+``simulate`` stands apart and imports at most ``config``.
+"""
+
+__version__ = "0.1.0"

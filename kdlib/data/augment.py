@@ -1,0 +1,107 @@
+"""Random views of a batch, drawn on the host and applied on the device.
+
+Every image gets its own zoom, position, flip and colour change. The draw is separate from its
+application, so that it depends on the run's seed and the step alone, not on device or batch split.
+
+Shape suffixes: N images, C channels, H x W input pixels, h x w pixels of the view.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+from kdlib.config import Augment
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers for n images; every tensor has n rows."""
+
+    zoom: torch.Tensor  # (n,) view pixels per image pixel
+    centre: torch.Tensor  # (n, 2) x and y in -1..1 of the room that the zoom leaves
+    flip: torch.Tensor  # (n,) +1 or -1
+    brightness: torch.Tensor  # (n,) factors around 1
+    contrast: torch.Tensor
+    saturation: torch.Tensor
+    gain: torch.Tensor  # (n, 3) factor per colour channel
+
+    def rows(self, which: slice) -> "Draw":
+        """The draw of some of the images."""
+        return Draw(*(getattr(self, part.name)[which] for part in fields(self)))
+
+
+@dataclass(frozen=True)
+class Views:
+    """What networks and losses see."""
+
+    images: torch.Tensor  # (N, 3, h, w) RGB in 0..1
+    labels: torch.Tensor | None  # (N, h, w) int64, 255 = ignore; None where there are no labels
+    valid: torch.Tensor  # (N, h, w) bool, False on padding
+
+
+def draw(count: int, settings: Augment, generator: torch.Generator) -> Draw:
+    """Random numbers for `count` images."""
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    def factor(*shape: int) -> torch.Tensor:
+        return 1 + settings.colour * (2 * uniform(*shape) - 1)
+
+    low, high = settings.zoom
+    return Draw(
+        zoom=low + (high - low) * uniform(count),
+        centre=2 * uniform(count, 2) - 1,
+        flip=torch.where(uniform(count) < settings.flip, -1.0, 1.0),
+        brightness=factor(count),
+        contrast=factor(count),
+        saturation=factor(count),
+        gain=factor(count, 3),
+    )
+
+
+def apply(
+    images_NCHW: torch.Tensor,
+    labels_NHW: torch.Tensor | None,
+    numbers: Draw,
+    view_hw: tuple[int, int],
+) -> Views:
+    """The views: images uint8 -> float 0..1 (bilinear), labels by nearest neighbour, padding 255.
+
+    All tensors on one device; `numbers` is moved there.
+    """
+    device = images_NCHW.device
+    n, _, height, width = images_NCHW.shape
+    zoom = numbers.zoom.to(device)
+    # Share of the image that the view spans, per axis; over 1 means that padding shows.
+    span = torch.stack([view_hw[1] / (zoom * width), view_hw[0] / (zoom * height)], dim=1)
+    centre = numbers.centre.to(device) * (1 - span).abs()
+    theta = images_NCHW.new_zeros(n, 2, 3, dtype=torch.float32)
+    theta[:, 0, 0] = span[:, 0] * numbers.flip.to(device)
+    theta[:, 1, 1] = span[:, 1]
+    theta[:, :, 2] = centre
+    grid = F.affine_grid(theta, [n, 1, *view_hw], align_corners=False)
+
+    pixels = F.grid_sample(images_NCHW.float() / 255, grid, mode="bilinear", align_corners=False)
+    valid = (grid.abs() <= 1).all(dim=3)
+    views = _recolour(pixels, numbers) * valid[:, None]
+    if labels_NHW is None:
+        return Views(views, None, valid)
+    nearest = F.grid_sample(
+        labels_NHW[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+    )
+    labels = torch.where(valid, nearest[:, 0].round().long(), 255)
+    return Views(views, labels, valid)
+
+
+def _recolour(pixels: torch.Tensor, numbers: Draw) -> torch.Tensor:
+    def per_image(values: torch.Tensor) -> torch.Tensor:
+        return values.to(pixels.device).reshape(len(pixels), -1, 1, 1)
+
+    pixels = pixels * per_image(numbers.brightness) * per_image(numbers.gain)
+    grey = pixels.mean(dim=1, keepdim=True)
+    pixels = grey + per_image(numbers.saturation) * (pixels - grey)
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = mean + per_image(numbers.contrast) * (pixels - mean)
+    return pixels.clamp(0, 1)

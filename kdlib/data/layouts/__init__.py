@@ -1,0 +1,26 @@
+"""Data sets in their official folder layouts, read unmodified; one module per data set.
+
+Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, ``read_label``,
+``inspections``, ``problems`` and the constants ``CLASSES``, ``IGNORE``, ``PALETTE``,
+``CATEGORIES``, ``SPLITS``.
+"""
+
+from types import ModuleType
+
+from kdlib.data.layouts import bdd100k, camvid
+from kdlib.data.layouts.sample import IGNORE, LayoutError, Problem, Sample, Video
+
+LAYOUTS: dict[str, ModuleType] = {"bdd100k": bdd100k, "camvid": camvid}
+
+__all__ = ["IGNORE", "LAYOUTS", "LayoutError", "Problem", "Sample", "Video", "get"]
+
+
+def get(name: str) -> ModuleType:
+    """The layout module of that name.
+
+    Raises:
+        ValueError: unknown name; the text lists the known ones.
+    """
+    if name not in LAYOUTS:
+        raise ValueError(f"unknown layout {name!r}; known: {', '.join(sorted(LAYOUTS))}")
+    return LAYOUTS[name]

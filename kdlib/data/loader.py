@@ -1,0 +1,187 @@
+"""Batches by step number: what step t sees depends on the run's seed and on t, on nothing else.
+
+That makes a resumed run identical to an uninterrupted one, and lets several processes each take
+their share of the same global batch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kdlib.config import Subset
+from kdlib.data import layouts
+from kdlib.data.layouts.sample import Sample
+from kdlib.data.shards import Shards
+from kdlib.runtime import generator
+
+
+class Source(Protocol):
+    """Something that holds images, by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Image (H, W, 3) uint8 RGB and label (H, W) uint8 with 255 = ignore, or None."""
+        ...
+
+
+class DataError(RuntimeError):
+    """Data that a run asks for and that is not there."""
+
+
+def select(layout: str, root: Path, subset: Subset, seed: int) -> list[Sample]:
+    """The stills that a subset names, drawn by `seed` where the subset says so; sorted by id.
+
+    Raises DataError when the subset asks for more stills than there are.
+    """
+    found = layouts.get(layout).samples(root, subset.split, drives=subset.drives)
+    there = len(found)
+    first, end = subset.take or (0, there)
+    found = found[first:end]
+    if end > there or subset.draw > len(found) or not found:
+        raise DataError(
+            f"{root}: split {subset.split!r} offers {there} stills to {subset}. "
+            "Check the root and the subset in params.yaml."
+        )
+    if subset.draw:
+        order = torch.randperm(len(found), generator=generator(seed, "draw", subset.split))
+        found = [found[i] for i in sorted(order[: subset.draw].tolist())]
+    return found
+
+
+class Stills:
+    """Stills of a layout, resized to `size_hw` (area average; labels by nearest neighbour)."""
+
+    def __init__(
+        self, layout: str, samples: Sequence[Sample], size_hw: tuple[int, int], *, labels: bool
+    ):
+        self.layout, self.samples, self.size_hw, self.labels = layout, samples, size_hw, labels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        sample, reader = self.samples[index], layouts.get(self.layout)
+        image = resize(reader.read_image(sample.image), self.size_hw)
+        if not self.labels:
+            return image, None
+        if sample.label is None:
+            raise DataError(f"{sample.image}: has no label file, but the run trains on its label.")
+        label = reader.read_label(sample.label)
+        height, width = self.size_hw
+        return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+class ClippedFrames:
+    """The first `count` unlabelled frames of a shard folder (0 = all)."""
+
+    def __init__(self, folder: Path, which: str, size_hw: tuple[int, int], *, count: int = 0):
+        self.shards, self.size_hw = Shards(folder, set=which), size_hw
+        if count > len(self.shards):
+            raise DataError(
+                f"{folder}: {count} frames asked for, {len(self.shards)} there. "
+                "Clip more videos or lower data.pool in params.yaml."
+            )
+        self.count = count or len(self.shards)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> tuple[np.ndarray, None]:
+        return resize(self.shards.read(index), self.size_hw), None
+
+
+class Joined:
+    """Several sources one after the other."""
+
+    def __init__(self, *sources: Source):
+        self.sources = sources
+        self.ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        before = int(self.ends[which - 1]) if which else 0
+        return self.sources[which].read(index - before)
+
+
+class Remembered:
+    """A source whose decoded images stay in memory while they fit into `budget` bytes."""
+
+    def __init__(self, source: Source, budget: int = 2 << 30):
+        self.source, self.left, self.seen = source, budget, {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        if index in self.seen:
+            return self.seen[index]
+        item = self.source.read(index)
+        size = sum(part.nbytes for part in item if part is not None)
+        if size <= self.left:
+            self.left -= size
+            self.seen[index] = item
+        return item
+
+
+class Batches(Dataset):
+    """Item t is this process's share of the batch of step t.
+
+    Each epoch is a permutation of the source; a batch may span two epochs. Process r of `world`
+    takes the items r, r + world, ... of the global batch.
+    """
+
+    def __init__(self, source: Source, batch: int, seed: int, *, rank: int = 0, world: int = 1):
+        if batch % world:
+            raise DataError(f"schedule.batch {batch} does not divide by {world} processes")
+        self.source, self.batch, self.seed = source, batch, seed
+        self.rank, self.world = rank, world
+        self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Images (n, 3, H, W) uint8 and labels (n, H, W) uint8 or None."""
+        start = step * self.batch
+        places = range(start + self.rank, start + self.batch, self.world)
+        items = [self.source.read(self._index(place)) for place in places]
+        images = torch.from_numpy(np.stack([image for image, _ in items])).permute(0, 3, 1, 2)
+        labels = [label for _, label in items]
+        if any(label is None for label in labels):
+            return images, None
+        return images, torch.from_numpy(np.stack(labels))
+
+    def _index(self, place: int) -> int:
+        epoch, offset = divmod(place, len(self.source))
+        if epoch != self.epoch:
+            numbers = generator(self.seed, "epoch", epoch)
+            self.order = torch.randperm(len(self.source), generator=numbers).numpy()
+            self.epoch = epoch
+        return int(self.order[offset])
+
+
+def stream(batches: Batches, first: int, last: int, *, workers: int, pin: bool) -> DataLoader:
+    """The batches of steps first .. last - 1 in order, read ahead by worker processes."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=min(workers, max(last - first, 0)),
+        pin_memory=pin,
+        prefetch_factor=4 if workers and last > first else None,
+    )
+
+
+def resize(image_HWC: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The image at `size_hw`; averages areas when it shrinks, so that nothing aliases."""
+    if image_HWC.shape[:2] == tuple(size_hw):
+        return image_HWC
+    shrinks = size_hw[0] < image_HWC.shape[0]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image_HWC, (size_hw[1], size_hw[0]), interpolation=how)

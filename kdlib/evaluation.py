@@ -1,0 +1,161 @@
+"""Scores of a segmentation network: against the labels, and against its teacher.
+
+The distance that trains is the distance that is reported: agreement uses `losses.matching` itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from kdlib import progress
+from kdlib.data import layouts
+from kdlib.data.layouts.sample import Sample
+from kdlib.data.loader import Source, resize
+from kdlib.losses import matching
+from kdlib.metrics import segmentation as metrics
+from kdlib.resize import bilinear, to_grid
+
+
+def evaluate(
+    network: nn.Module,
+    layout: str,
+    samples: Sequence[Sample],
+    size_hw: tuple[int, int],
+    *,
+    fabric: Fabric,
+    teacher: nn.Module | None = None,
+    batch: int = 8,
+    title: str = "evaluation",
+) -> dict[str, Any]:
+    """Scores on labelled stills: whole image, single scale, at the labels' own resolution.
+
+    Images are shrunk to `size_hw` for the network; logits are upsampled to the label's size before
+    the argmax. Returns fractions: miou (mean over classes that occur in truth or prediction),
+    miou_official (BDD100K's rule: over classes that occur in the truth), category_miou where the
+    layout has categories, pixel_accuracy, iou per class (None where absent), and agreement with
+    `teacher` where one is given.
+    """
+    reader = layouts.get(layout)
+    classes = len(reader.CLASSES)
+    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=fabric.device)
+    pair = _Pair(network, teacher, classes, fabric)
+    for some in progress.bar(list(_chunks(samples, batch)), title=title):
+        images = [resize(reader.read_image(sample.image), size_hw) for sample in some]
+        labels = [torch.from_numpy(reader.read_label(sample.label)) for sample in some]
+        logits = pair.compare(images, [label.shape for label in labels])
+        for one, label in zip(logits, labels, strict=True):
+            prediction = bilinear(one[None].float(), label.shape)[0].argmax(dim=0)
+            truth = label.to(fabric.device).long()
+            confusion += metrics.confusion_matrix(prediction, truth, classes, ignore_index=255)
+    return summary(confusion.cpu(), reader) | pair.agreement()
+
+
+def agreement_on(
+    network: nn.Module,
+    teacher: nn.Module,
+    source: Source,
+    classes: int,
+    *,
+    fabric: Fabric,
+    count: int,
+    batch: int = 8,
+    title: str = "agreement",
+) -> dict[str, float]:
+    """Agreement on `count` unlabelled images, spread evenly over the source, at the view's size."""
+    pair = _Pair(network, teacher, classes, fabric)
+    count = min(count, len(source))
+    places = [i * len(source) // count for i in range(count)]
+    for some in progress.bar(list(_chunks(places, batch)), title=title):
+        images = [source.read(place)[0] for place in some]
+        pair.compare(images, [image.shape[:2] for image in images])
+    return pair.agreement()["agreement"]
+
+
+def class_counts(source: Source, classes: int) -> torch.Tensor:
+    """Labelled pixels per class over a source with labels; (classes,) int64."""
+    total = torch.zeros(classes, dtype=torch.int64)
+    for index in range(len(source)):
+        label = torch.from_numpy(source.read(index)[1]).flatten().long()
+        total += torch.bincount(label[label != 255], minlength=classes)
+    return total
+
+
+def predict(network: nn.Module, image_HWC: Any, size_hw: tuple[int, int], fabric: Fabric) -> Any:
+    """Class map (H, W) uint8 of one image at its own resolution."""
+    network.eval()
+    view = resize(image_HWC, size_hw)
+    with torch.inference_mode(), fabric.autocast():
+        logits = network(_to_device([view], fabric)).logits
+        return bilinear(logits.float(), image_HWC.shape[:2])[0].argmax(0).byte().cpu().numpy()
+
+
+def summary(confusion: torch.Tensor, reader: ModuleType) -> dict[str, Any]:
+    """All scores of one confusion matrix (rows = truth) over a layout's classes."""
+    iou = metrics.iou(confusion)
+    scores: dict[str, Any] = {
+        "miou": float(metrics.mean_iou(confusion)),
+        "miou_official": float(metrics.mean_iou(confusion, absent="bdd100k")),
+        "pixel_accuracy": float(metrics.pixel_accuracy(confusion)),
+        "iou": {
+            name: None if value != value else value
+            for name, value in zip(reader.CLASSES, iou.tolist(), strict=True)
+        },
+    }
+    groups = getattr(reader, "CATEGORIES", None)
+    if groups:
+        present = [v for v in metrics.category_iou(confusion, groups).values() if v == v]
+        scores["category_miou"] = sum(present) / len(present)
+    return scores
+
+
+class _Pair:
+    """Runs a network, and its teacher if there is one, and sums up where they agree."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module | None, classes: int, fabric: Fabric):
+        self.network, self.teacher, self.fabric = network.eval(), teacher, fabric
+        self.classes = classes
+        # Rows = the teacher's argmax; KL in nats, mean over pixels, summed over images.
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=fabric.device)
+        self.kl = torch.zeros((), dtype=torch.float64, device=fabric.device)
+        self.images = 0
+
+    @torch.inference_mode()
+    def compare(self, images: list[Any], sizes: list[tuple[int, int]]) -> torch.Tensor:
+        """Logits (N, C, h, w) of the network; agreement is counted at `sizes`, KL at the logits."""
+        tensor = _to_device(images, self.fabric)
+        with self.fabric.autocast():
+            logits = self.network(tensor).logits
+            if self.teacher is None:
+                return logits
+            target = self.teacher(tensor).logits
+        coarse = to_grid(target, logits.shape[-2:])
+        self.kl += len(images) * matching.segmentation(logits, coarse)
+        self.images += len(images)
+        for one, other, size in zip(logits, target, sizes, strict=True):
+            seen = bilinear(one[None].float(), size).argmax(1)
+            taught = bilinear(other[None].float(), size).argmax(1)
+            self.confusion += metrics.confusion_matrix(seen, taught, self.classes, ignore_index=255)
+        return logits
+
+    def agreement(self) -> dict[str, dict[str, float]]:
+        """{"agreement": pixel, miou, kl}, or nothing where there was no teacher."""
+        if self.teacher is None:
+            return {}
+        scores = metrics.agreement(self.confusion.cpu())._asdict()
+        return {"agreement": scores | {"kl": float(self.kl) / self.images}}
+
+
+def _to_device(images: list[Any], fabric: Fabric) -> torch.Tensor:
+    stacked = torch.stack([torch.from_numpy(image) for image in images]).to(fabric.device)
+    return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

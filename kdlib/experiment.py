@@ -1,0 +1,372 @@
+"""From the name of a run to its files: what the notebooks call, one function per step.
+
+    run = load_run("funmatch-seg-distil", scale="smoke")
+    parts = prepare(run)          # data, network, teacher, method
+    trained = fit(parts)          # the training loop; goes on where a killed run stopped
+    scores = score(parts)         # on the reported split, and agreement with the teacher
+    finish(parts, trained, scores)  # weights and history under runs/
+
+At `smoke` scale everything upstream that is missing (data, frames, teacher) is made on the spot, so
+that a notebook runs by itself; at the other scales a missing part is an error that names its stage.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from kdlib import checkpoint, config, evaluation, methods, models, runtime, training
+from kdlib.config import Run, load_run
+from kdlib.data import frames, layouts, loader
+from kdlib.data.layouts.sample import Sample, Video
+from kdlib.models import espnet
+from kdlib.teacher import Teacher
+
+HELDOUT_FRAMES = 400  # unseen unlabelled frames on which agreement is measured
+TEACHER_SAMPLE = 40  # stills on which a teacher must reach its recorded score before it teaches
+VIDEO_FILES = (".mov", ".mp4", ".mkv", ".avi")
+SMOKE_DATA = Path(".cache/smoke-data")
+
+
+class MissingError(RuntimeError):
+    """Something that an earlier stage makes is not there; the message names the stage."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run made ready."""
+
+    run: Run
+    root: Path  # the repository
+    fabric: Fabric
+    labelled: list[Sample]  # stills whose labels may be used
+    report: list[Sample]  # stills of the reported split
+    source: loader.Source  # what training draws from
+    network: nn.Module
+    method: methods.Method
+    teacher: Teacher | None
+    data_hash: str  # of the stills that every seed and every method draws from
+    samples_hash: str  # of what this seed and this method drew
+    resume: Path
+
+
+def prepare(run: Run) -> Parts:
+    """Data, network, teacher and method of a run, on the device; checks before work starts."""
+    root = config.repository()
+    require_data(run, root)
+    fabric = runtime.fabric(run.schedule.precision)
+    data = run.data
+    labelled = loader.select(data.layout, root / data.root, data.labelled, run.seed)
+    report = loader.select(data.layout, root / data.root, data.report, run.seed)
+    labels = loader.Remembered(loader.Stills(data.layout, labelled, data.size, labels=True))
+
+    method = methods.build(run.method, _class_weights(run, labels))
+    source, pool_hash = _source(run, root, labels, method)
+    torch.manual_seed(runtime.seed_for(run.seed, "weights", run.model.architecture))
+    network = build_network(run)
+    start_hash = _start(run, root, network)
+    teacher, teacher_hash = None, ""
+    if method.needs_teacher:
+        teacher, teacher_hash = load_teacher(run, root, fabric)
+
+    everything = dataclasses.replace(data.labelled, draw=0)
+    offered = loader.select(data.layout, root / data.root, everything, run.seed)
+    data_hash = _hash_files(offered, report)
+    samples_hash = _hash_files(labelled, extra=pool_hash)
+    resume = training.resume_folder(
+        run, root, data_hash, samples_hash, start_hash, teacher_hash
+    )
+    network = network.to(fabric.device)
+    return Parts(
+        run=run,
+        root=root,
+        fabric=fabric,
+        labelled=labelled,
+        report=report,
+        source=source,
+        network=network,
+        method=method,
+        teacher=teacher,
+        data_hash=data_hash,
+        samples_hash=samples_hash,
+        resume=resume,
+    )
+
+
+def fit(parts: Parts) -> training.Trained:
+    """Train; afterwards `parts.network` holds the result. Safe to call again after a kill."""
+    trained = training.train(
+        parts.run,
+        parts.network,
+        parts.method,
+        parts.source,
+        fabric=parts.fabric,
+        resume=parts.resume,
+        teacher=parts.teacher,
+        live=parts.root / parts.run.folder / "live",
+    )
+    parts.network.load_state_dict(trained.weights)
+    return trained
+
+
+def score(parts: Parts) -> dict[str, Any]:
+    """Scores on the reported split and, for a student, agreement there and on unseen frames."""
+    run, fabric = parts.run, parts.fabric
+    data, teacher = run.data, parts.teacher
+    if teacher is None and run.teacher is not None:
+        teacher, _ = load_teacher(run, parts.root, fabric)
+    scores = {
+        "val": evaluation.evaluate(
+            parts.network,
+            data.layout,
+            parts.report,
+            data.size,
+            fabric=fabric,
+            teacher=teacher,
+            title=f"{run.name}: reported split",
+        )
+    }
+    clipped = load_run(data.frames, scale=run.scale) if data.frames else None
+    if teacher is not None and clipped is not None and clipped.frames.heldout:
+        folder = parts.root / clipped.folder
+        scores["heldout"] = {
+            "agreement": evaluation.agreement_on(
+                parts.network,
+                teacher,
+                loader.ClippedFrames(folder, "heldout", data.size),
+                len(layouts.get(data.layout).CLASSES),
+                fabric=fabric,
+                count=HELDOUT_FRAMES,
+                title=f"{run.name}: unseen frames",
+            )
+        }
+    return scores
+
+
+def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> None:
+    """Write weights, notes and history, then drop the resume point."""
+    run = parts.run
+    folder = parts.root / run.folder
+    sample = _teacher_sample(run, parts.root)
+    reached = evaluation.evaluate(
+        parts.network, run.data.layout, sample, run.data.size, fabric=parts.fabric, title="score"
+    )
+    notes = {
+        "run": run.name,
+        "scale": run.scale,
+        "seed": run.seed,
+        "settings_hash": run.settings_hash(),
+        "data_hash": parts.data_hash,
+        "score": scores["val"]["miou"],
+        "sample_score": reached["miou"],
+        "parameters": parameter_count(parts.network),
+    }
+    if parts.fabric.is_global_zero:
+        training.write_history(folder / "history.csv", trained.history)
+        checkpoint.save(folder / "model.safetensors", trained.weights, notes)
+        shutil.rmtree(parts.resume, ignore_errors=True)
+
+
+def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> dict[str, Any]:
+    """The run's part of a result record; `kdlib.report.records` adds where it was made."""
+    run = parts.run
+    return {
+        "run": run.name,
+        "title": run.title,
+        "scale": run.scale,
+        "seed": run.seed,
+        "method": run.method.name,
+        "settings_hash": run.settings_hash(),
+        "data_hash": parts.data_hash,
+        "samples_hash": parts.samples_hash,
+        "device": runtime.device_name(parts.fabric.device),
+        "precision": parts.fabric._precision.precision,
+        "processes": parts.fabric.world_size,
+        "wall_s": round(trained.seconds, 1),
+        "steps": run.schedule.steps,
+        "samples_seen": trained.samples,
+        "labels": len(parts.labelled),
+        "images": len(parts.source),
+        "parameters": parameter_count(parts.network),
+        "metrics": scores,
+    }
+
+
+def build_network(run: Run) -> nn.Module:
+    """The run's network with random (or, where asked for, ImageNet) weights."""
+    classes = len(layouts.get(run.data.layout).CLASSES)
+    options = {k: v for k, v in dataclasses.asdict(run.model).items() if v is not None}
+    if run.init == "imagenet":
+        options["pretrained"] = True
+    return models.build(options.pop("architecture"), classes, **options)
+
+
+def load_network(run: Run, root: Path, fabric: Fabric) -> tuple[nn.Module, dict[str, Any]]:
+    """A finished run's network in evaluation mode, and the notes saved with its weights."""
+    path = _require_run(run, root) / "model.safetensors"
+    tensors, notes = checkpoint.load(path)
+    network = build_network(run)
+    checkpoint.fit(network, tensors, path)
+    network = network.to(fabric.device, memory_format=torch.channels_last)
+    return network.eval(), notes
+
+
+def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
+    """The run's teacher, checked against its recorded score, and the hash of its weights.
+
+    Raises TeacherError where it scores lower than recorded.
+    """
+    taught = load_run(run.teacher, scale=run.scale, seed=run.seed)
+    network, notes = load_network(taught, root, fabric)
+    teacher = Teacher(network, name=f"{taught.name}, seed {taught.seed}", score=notes["sample_score"])
+    reached = evaluation.evaluate(
+        teacher,
+        taught.data.layout,
+        _teacher_sample(taught, root),
+        run.data.size,
+        fabric=fabric,
+        title="teacher check",
+    )
+    teacher.check(reached["miou"])
+    return teacher, _hash_file(root / taught.folder / "model.safetensors")
+
+
+def extract_frames(run: Run) -> Path:
+    """Clip the run's unlabelled frames into shards; the manifest's path. See kdlib.data.frames."""
+    root = config.repository()
+    require_data(run, root)
+    data, how = run.data, run.frames
+    layout = layouts.get(data.layout)
+    if how.folder is None:
+        videos = [v for split in how.splits for v in layout.videos(root / data.root, split)]
+    else:
+        found = sorted(p for p in (root / how.folder).iterdir() if p.suffix in VIDEO_FILES)
+        videos = [Video(path.stem, path) for path in found]
+    return frames.extract(
+        videos,
+        root / run.folder,
+        drop_ids=layout.evaluation_ids(root / data.root),
+        heldout=how.heldout,
+        stride=how.stride,
+        rate=how.rate,
+        size=how.size,
+        quality=how.quality,
+        frames_per_shard=how.frames_per_shard,
+        duplicate_threshold=how.duplicate_threshold,
+        seed=run.seed,
+    )
+
+
+def make(run: Run) -> None:
+    """The whole of a run without its notebook's explanations: used upstream at smoke scale."""
+    if run.frames is not None:
+        extract_frames(run)
+        return
+    parts = prepare(run)
+    trained = fit(parts)
+    finish(parts, trained, score(parts))
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Trainable numbers of a network."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def _source(
+    run: Run, root: Path, labels: loader.Source, method: methods.Method
+) -> tuple[loader.Source, str]:
+    """What training draws from, and a hash of the unlabelled part."""
+    data = run.data
+    if not method.needs_pool:
+        return labels, ""
+    sources, words = [labels], [str(data.pool)]
+    if data.frames:
+        clipped = load_run(data.frames, scale=run.scale)
+        folder = _require_run(clipped, root)
+        sources.append(loader.ClippedFrames(folder, "pool", data.size, count=data.pool))
+        words.append(_hash_file(folder / "manifest.csv"))
+    for subset in data.unlabelled:
+        stills = loader.select(data.layout, root / data.root, subset, run.seed)
+        sources.append(loader.Stills(data.layout, stills, data.size, labels=False))
+        words.append(_hash_files(stills))
+    return loader.Remembered(loader.Joined(*sources)), "/".join(words)
+
+
+def _class_weights(run: Run, labels: loader.Source) -> torch.Tensor | None:
+    if run.method.class_weights == "none":
+        return None
+    classes = len(layouts.get(run.data.layout).CLASSES)
+    return methods.inverse_sqrt_weights(evaluation.class_counts(labels, classes))
+
+
+def _start(run: Run, root: Path, network: nn.Module) -> str:
+    """Load the weights that this run starts from, released ones or another run's; their hash."""
+    if run.released is not None:
+        path = root / run.released
+        checkpoint.fit(network, espnet.load_released(path).state_dict(), path)
+        return _hash_file(path)
+    if run.init in (None, "imagenet"):
+        return ""
+    start = load_run(run.init, scale=run.scale, seed=run.seed)
+    path = _require_run(start, root) / "model.safetensors"
+    tensors, _ = checkpoint.load(path)
+    checkpoint.fit(network, tensors, path)
+    return _hash_file(path)
+
+
+def _require_run(run: Run, root: Path) -> Path:
+    """The folder of a finished upstream run."""
+    folder = root / run.folder
+    done = folder / ("manifest.csv" if run.frames is not None else "model.safetensors")
+    if not done.is_file():
+        if run.scale != "smoke":
+            raise MissingError(
+                f"{done}: not there yet. Run its stage first: `dvc repro` makes everything in "
+                f"order; by hand, open the notebook that makes {run.name}."
+            )
+        make(run)
+    return folder
+
+
+def require_data(run: Run, root: Path) -> None:
+    """The run's data tree; rendered on the spot at smoke scale."""
+    place = root / run.data.root
+    if run.scale == "smoke" and not (root / SMOKE_DATA).is_dir():
+        out = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
+        subprocess.run([*out, "--out", str(SMOKE_DATA)], cwd=root, check=True)
+    if not place.is_dir():
+        raise MissingError(
+            f"{place}: no such folder. `make data` restores the simulated data; other data sets "
+            "are put there by hand (README, section on real data)."
+        )
+
+
+def _teacher_sample(run: Run, root: Path) -> list[Sample]:
+    """Stills spread evenly over the split for choosing settings, or over the reported one."""
+    held_out = run.data.tune or run.data.report
+    stills = loader.select(run.data.layout, root / run.data.root, held_out, run.seed)
+    count = min(TEACHER_SAMPLE, len(stills))
+    return [stills[i * len(stills) // count] for i in range(count)]
+
+
+def _hash_files(*groups: list[Sample], extra: str = "") -> str:
+    words = [extra]
+    for group in groups:
+        for sample in group:
+            paths = [path for path in (sample.image, sample.label) if path is not None]
+            words += [sample.id, *map(_hash_file, paths)]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+
+
+def _hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,317 @@
+"""The training loop: one flat function for every method, alone or in a process group.
+
+What step t does depends on the run's seed and on t alone (data order, views, dropout), so a run
+that is killed and started again ends with the same bits as one that was not, on the same device.
+"""
+
+import csv
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from dvclive import Live
+from lightning.fabric import Fabric
+from torch import nn
+
+from kdlib import checkpoint, progress
+from kdlib.config import Run, Schedule
+from kdlib.data import augment, loader
+from kdlib.methods import Method
+from kdlib.runtime import generator, seed_for
+
+LOG_EVERY = 50  # steps between two rows of the history, and between two looks at the losses
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on; the message says at which step, why, and what to change."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves behind."""
+
+    weights: dict[str, torch.Tensor]  # averaged ones where the schedule asks for averaging
+    history: list[dict[str, float]]  # a row per LOG_EVERY steps
+    seconds: float  # wall time of the steps, also of those before a kill
+    samples: int  # images seen over the whole run, all processes
+
+
+def train(
+    run: Run,
+    student: nn.Module,
+    method: Method,
+    source: loader.Source,
+    *,
+    fabric: Fabric,
+    resume: Path,
+    teacher: nn.Module | None = None,
+    live: Path | None = None,
+) -> Trained:
+    """Train `student` by `method` on `source` for `run.schedule.steps` steps.
+
+    resume: folder of this run's resume point; read where it exists, removed by the caller once the
+    results are safe. live: folder for dvclive's running log, or None.
+
+    Raises TrainingError on a loss that is not finite; the last resume point stays.
+    """
+    plan, device = run.schedule, fabric.device
+
+    # 1. Network and optimiser, on the device.
+    student = student.to(memory_format=torch.channels_last)
+    if fabric.world_size > 1 and device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    network = torch.compile(student) if plan.compile else student
+    module, optimizer = fabric.setup(network, make_optimizer(plan, student))
+    averaged = {k: v.detach().clone() for k, v in student.state_dict().items()} if plan.ema else {}
+    student.train()
+
+    # 2. Where to begin.
+    first, history, before = 0, [], 0.0
+    if (resume / "state.safetensors").is_file():
+        first, history, before = _restore(resume, student, optimizer, averaged)
+    log = _Log(live, history) if fabric.is_global_zero else None
+
+    # 3. Batches from there on.
+    batches = loader.Batches(
+        source, plan.batch, run.seed, rank=fabric.global_rank, world=fabric.world_size
+    )
+    pin = device.type == "cuda"
+    feed = iter(loader.stream(batches, first, plan.steps, workers=plan.workers, pin=pin))
+    started = saved = time.monotonic()
+
+    # 4. Steps. Losses stay on the device between two looks: nothing in a step waits for it.
+    sums: dict[str, torch.Tensor] = {}
+    steps = progress.bar(
+        range(first, plan.steps),
+        title=f"{run.name}, seed {run.seed}",
+        initial=first,
+        total=plan.steps,
+        disable=not fabric.is_global_zero,
+    )
+    for step in steps:
+        torch.manual_seed(seed_for(run.seed, "step", step, fabric.global_rank))  # dropout
+        views = _views(next(feed), run, method, step, fabric)
+        with torch.inference_mode(), fabric.autocast():
+            target = teacher(views.images) if teacher is not None else None
+        terms = method.terms(views, module(views.images), target)
+        loss = sum(method.weights[name] * term for name, term in terms.items())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(plan, step)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if plan.clip_norm:
+            # Its own check of the norm would wait for the device in every step; ours is in _row.
+            fabric.clip_gradients(
+                module, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False
+            )
+        optimizer.step()
+        if plan.ema:
+            _average(averaged, student, plan.ema)
+
+        for name, term in (terms | {"loss": loss}).items():
+            sums[name] = sums.get(name, 0) + term.detach()
+        last = step + 1 == plan.steps
+        if (step + 1) % LOG_EVERY and not last:
+            continue
+        row = _row(step, sums, student, method, learning_rate(plan, step), fabric)
+        sums = {}
+        history.append(row)
+        steps.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        if log:
+            log.add(row)
+        if not last and fabric.is_global_zero and time.monotonic() - saved > plan.save_every_s:
+            seconds = before + time.monotonic() - started
+            _save(resume, step + 1, student, optimizer, averaged, history, seconds)
+            saved = time.monotonic()
+
+    # 5. The result.
+    weights = averaged or student.state_dict()
+    weights = {key: value.detach().cpu().clone() for key, value in weights.items()}
+    fabric.barrier()
+    seconds = before + time.monotonic() - started
+    return Trained(weights, history, seconds, plan.steps * plan.batch)
+
+
+def learning_rate(plan: Schedule, step: int) -> float:
+    """Learning rate of a step: linear warm-up, then cosine or poly decay to 0 over all steps."""
+    warm = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
+    if plan.decay == "poly":
+        return warm * poly_lr(plan.lr, step, plan.steps)
+    return warm * plan.lr * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+
+
+def poly_lr(base: float, step: int, max_steps: int, power: float = 0.9) -> float:
+    """Poly schedule base * (1 - step / max_steps)^power, 0 from max_steps on."""
+    return base * max(0.0, 1 - step / max_steps) ** power
+
+
+def make_optimizer(plan: Schedule, student: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with decay on matrices and kernels only, or SGD with momentum 0.9 and decay on all."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    if plan.optimiser == "sgd":
+        return torch.optim.SGD(parameters, plan.lr, momentum=0.9, weight_decay=plan.weight_decay)
+    kernels = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": plan.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, plan.lr)
+
+
+def resume_folder(run: Run, root: Path, *made_from: str) -> Path:
+    """Folder of a run's resume point: changes with settings, seed, code and what it is made from."""
+    code = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        if path.relative_to(here).parts[0] not in ("report", "simulate"):
+            code.update(path.read_bytes())
+    words = (run.name, run.settings_hash(), str(run.seed), code.hexdigest(), *made_from)
+    return root / ".cache" / "resume" / hashlib.sha256("/".join(words).encode()).hexdigest()[:24]
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """The history as CSV, a row per logged step."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def _views(
+    batch: tuple[torch.Tensor, torch.Tensor | None],
+    run: Run,
+    method: Method,
+    step: int,
+    fabric: Fabric,
+) -> augment.Views:
+    """The step's batch on the device, augmented; the draw is the global batch's, then our share."""
+    images, labels = batch
+    random = generator(run.seed, "views", step)
+    numbers = augment.draw(run.schedule.batch, run.augment, random)
+    numbers = numbers.rows(slice(fabric.global_rank, None, fabric.world_size))
+    move: Callable = lambda part: part.to(fabric.device, non_blocking=True)  # noqa: E731
+    images = move(images).contiguous(memory_format=torch.channels_last)
+    labels = move(labels) if labels is not None and method.needs_labels else None
+    view = run.augment.crop or run.data.size
+    return method.prepare(augment.apply(images, labels, numbers, view), random)
+
+
+def _row(
+    step: int,
+    sums: dict[str, torch.Tensor],
+    student: nn.Module,
+    method: Method,
+    lr: float,
+    fabric: Fabric,
+) -> dict[str, float]:
+    """Means since the last row over all processes; each term before and after its weight.
+
+    Waits for the device. Raises TrainingError, in every process alike, on what is not finite: in
+    the weights too, because the last step may have spoilt them after its own loss was still sound.
+    """
+    count = step % LOG_EVERY + 1
+    totals = torch.stack([total.double() for total in sums.values()]) / count
+    means = dict(zip(sums, fabric.all_reduce(totals, reduce_op="mean").tolist(), strict=True))
+    norm = float(nn.utils.get_total_norm([p.detach() for p in student.parameters()]))
+    if not all(math.isfinite(value) for value in (norm, *means.values())):
+        shown = ", ".join(f"{name} {value:g}" for name, value in means.items())
+        raise TrainingError(
+            f"loss or weights not finite between steps {step + 1 - count} and {step} ({shown}, "
+            f"norm of the weights {norm:g}). Lower schedule.lr, set schedule.clip_norm, or look "
+            "for broken images with `kdlib data check`. The last resume point is kept: it is from "
+            "before these steps."
+        )
+    weighted = {f"{n}_weighted": method.weights[n] * v for n, v in means.items() if n != "loss"}
+    return {"step": step + 1, "lr": lr, **means, **weighted}
+
+
+@torch.no_grad()
+def _average(averaged: dict[str, torch.Tensor], student: nn.Module, decay: float) -> None:
+    for key, value in student.state_dict().items():
+        if value.is_floating_point():
+            averaged[key].lerp_(value, 1 - decay)
+        else:
+            averaged[key].copy_(value)
+
+
+def _save(
+    folder: Path,
+    step: int,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: dict[str, torch.Tensor],
+    history: list[dict[str, float]],
+    seconds: float,
+) -> None:
+    """A resume point: one file, replaced in one move."""
+    tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
+    tensors |= {f"averaged.{k}": v for k, v in averaged.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
+    tensors["step"] = torch.tensor(step)
+    tensors["seconds"] = torch.tensor(seconds, dtype=torch.float64)
+    columns = list(history[0])
+    rows = [[row[column] for column in columns] for row in history]
+    tensors["history"] = torch.tensor(rows, dtype=torch.float64)
+    checkpoint.save(folder / "state.safetensors", tensors, {"columns": columns})
+
+
+def _restore(
+    folder: Path,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averaged: dict[str, torch.Tensor],
+) -> tuple[int, list[dict[str, float]], float]:
+    """Fill networks and optimiser from a resume point; the next step, the history, its seconds."""
+    path = folder / "state.safetensors"
+    tensors, notes = checkpoint.load(path)
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    checkpoint.fit(student, part("student."), path)
+    for key, value in part("averaged.").items():
+        averaged[key].copy_(value)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, name = key.split(".", 1)
+        if value.ndim == 4:  # as the weights lie: other strides take another, slower path on GPUs
+            value = value.contiguous(memory_format=torch.channels_last)
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    history = [
+        dict(zip(notes["columns"], row, strict=True)) for row in tensors["history"].tolist()
+    ]
+    for row in history:
+        row["step"] = int(row["step"])
+    return int(tensors["step"]), history, float(tensors["seconds"])
+
+
+class _Log:
+    """dvclive's running log, begun anew from the history so that a resumed run leaves no doubles."""
+
+    def __init__(self, folder: Path | None, history: list[dict[str, float]]):
+        self.live = None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.live = Live(str(folder), dvcyaml=None, save_dvc_exp=False)
+        for row in history:
+            self.add(row)
+
+    def add(self, row: dict[str, float]) -> None:
+        if self.live is not None:
+            self.live.step = row["step"]
+            for name, value in row.items():
+                if name != "step":
+                    self.live.log_metric(name, value)
+            self.live.make_summary()
