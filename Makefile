@@ -42,7 +42,7 @@ test: $(READY)  ## run all tests
 	@python -m pytest $(PYTEST_ARGS)
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@jupyter lab notebooks
+	@jupyter lab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks
 
 lint: $(READY)  ## check style; needs ruff
 	@ruff check . && ruff format --check .

@@ -2,11 +2,14 @@
 
 kdlib data check bdd100k data/bdd100k       audit a data tree; exit code 1 when it has errors
 kdlib frames data/bdd100k out --rate 5.0    clip videos of a BDD100K tree into shards
+kdlib run funmatch-seg-matching --seed 1    make one run of params.yaml and write its record
+torchrun --nproc-per-node 8 -m kdlib run funmatch-seg-matching --scale paper    on eight GPUs
 """
 
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     frames.add_argument("--seed", type=int, default=0, help="seed of every draw (0)")
     frames.add_argument("--workers", type=int, help="processes; default one a core")
     frames.set_defaults(run=_frames)
+
+    run = commands.add_parser("run", help="make one run of params.yaml, as its notebook does")
+    run.add_argument("name", help="a run of params.yaml")
+    run.add_argument("--scale", help="smoke, sample, gpu, paper; default that of params.yaml")
+    run.add_argument("--seed", type=int, default=0, help="seed (0)")
+    run.set_defaults(run=_run)
     return parser
 
 
@@ -99,6 +108,21 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, say 720x1280") from None
     return height, width
+
+
+def _run(options: argparse.Namespace) -> int:
+    from kdlib import config, experiment, runtime
+    from kdlib.report.provenance import provenance
+    from kdlib.report.records import write_record
+
+    started = time.time()
+    run = config.load_run(options.name, scale=options.scale, seed=options.seed)
+    facts = experiment.make(run)
+    if facts is not None and runtime.is_first():
+        root = config.repository()
+        origin = provenance(root, data_hash=facts["data_hash"], started=started)
+        print(write_record(root / run.record, origin | facts))
+    return 0
 
 
 if __name__ == "__main__":

@@ -76,8 +76,8 @@ def load_foreign(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"{path}: expected tensors by name, found {found[:200]}")
+        found = list(content) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path}: expected tensors by name, found {str(found)[:200]}")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 

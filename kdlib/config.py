@@ -159,8 +159,8 @@ class Run:
     @property
     def record(self) -> Path:
         """The run's result record, relative to the repository; paper = first part of the name."""
-        paper = self.name.split("-")[0]
-        return Path("results") / paper / "records" / self.scale / self.name / f"seed-{self.seed}.json"
+        records = Path("results") / self.name.split("-")[0] / "records"
+        return records / self.scale / self.name / f"seed-{self.seed}.json"
 
     def settings_hash(self) -> str:
         """Hash of everything that may change a result, but for the seed."""
@@ -190,7 +190,11 @@ def load_run(name: str, *, scale: str | None = None, seed: int = 0) -> Run:
 
     Raises ConfigError for an unknown name, scale or key, a missing key and a value of a wrong type.
     """
-    params = read_params(repository() / "params.yaml")
+    return build_run(read_params(repository() / "params.yaml"), name, scale=scale, seed=seed)
+
+
+def build_run(params: dict[str, Any], name: str, *, scale: str | None = None, seed: int = 0) -> Run:
+    """As `load_run`, from a parameter file that was read before."""
     scale = params["scale"] if scale is None else scale
     _one_of(scale, SCALES, "scale")
     block = resolve(params, name, scale)
@@ -237,7 +241,7 @@ def _blocks(value: Any, where: str) -> dict[str, Any]:
 
 
 def _check_keys(block: Any, where: str) -> None:
-    """The keys that a run's block may hold at its top; what lies below is checked with the types."""
+    """Check the top keys of a run's block; what lies below is checked with the types."""
     keys = {part.name for part in dataclasses.fields(Run)} - {"name", "scale", "seed"}
     if not isinstance(block, dict):
         raise ConfigError(f"{where}: expected a block of keys, found {block!r}")

@@ -107,8 +107,7 @@ def summary(confusion: torch.Tensor, reader: ModuleType) -> dict[str, Any]:
     }
     groups = getattr(reader, "CATEGORIES", None)
     if groups:
-        present = [v for v in metrics.category_iou(confusion, groups).values() if v == v]
-        scores["category_miou"] = sum(present) / len(present)
+        scores["category_miou"] = float(metrics.mean_iou(metrics.grouped(confusion, groups)))
     return scores
 
 
@@ -151,9 +150,7 @@ class _Pair:
 
 def _to_device(images: list[Any], fabric: Fabric) -> torch.Tensor:
     stacked = torch.stack([torch.from_numpy(image) for image in images]).to(fabric.device)
-    return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(
-        memory_format=torch.channels_last
-    )
+    return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -6,8 +6,9 @@
     scores = score(parts)         # on the reported split, and agreement with the teacher
     finish(parts, trained, scores)  # weights and history under runs/
 
-At `smoke` scale everything upstream that is missing (data, frames, teacher) is made on the spot, so
-that a notebook runs by itself; at the other scales a missing part is an error that names its stage.
+At `smoke` scale everything upstream that is missing (data, frames, teacher), or was made with other
+settings, is made on the spot, so that a notebook runs by itself; at the other scales a missing part
+is an error that names its stage.
 """
 
 import dataclasses
@@ -52,6 +53,7 @@ class Parts:
     report: list[Sample]  # stills of the reported split
     source: loader.Source  # what training draws from
     network: nn.Module
+    start: dict[str, torch.Tensor]  # the network's weights before training
     method: methods.Method
     teacher: Teacher | None
     data_hash: str  # of the stills that every seed and every method draws from
@@ -67,6 +69,7 @@ def prepare(run: Run) -> Parts:
     data = run.data
     labelled = loader.select(data.layout, root / data.root, data.labelled, run.seed)
     report = loader.select(data.layout, root / data.root, data.report, run.seed)
+    _check_report(run, root, report)
     labels = loader.Remembered(loader.Stills(data.layout, labelled, data.size, labels=True))
 
     method = methods.build(run.method, _class_weights(run, labels))
@@ -82,9 +85,7 @@ def prepare(run: Run) -> Parts:
     offered = loader.select(data.layout, root / data.root, everything, run.seed)
     data_hash = _hash_files(offered, report)
     samples_hash = _hash_files(labelled, extra=pool_hash)
-    resume = training.resume_folder(
-        run, root, data_hash, samples_hash, start_hash, teacher_hash
-    )
+    resume = training.resume_folder(run, root, data_hash, samples_hash, start_hash, teacher_hash)
     network = network.to(fabric.device)
     return Parts(
         run=run,
@@ -94,6 +95,7 @@ def prepare(run: Run) -> Parts:
         report=report,
         source=source,
         network=network,
+        start={key: value.clone() for key, value in network.state_dict().items()},
         method=method,
         teacher=teacher,
         data_hash=data_hash,
@@ -103,7 +105,12 @@ def prepare(run: Run) -> Parts:
 
 
 def fit(parts: Parts) -> training.Trained:
-    """Train; afterwards `parts.network` holds the result. Safe to call again after a kill."""
+    """Train; afterwards `parts.network` holds the result.
+
+    Begins at the resume point or at the start's weights, so a second call (a cell run again) gives
+    the same result and does not train the trained network further.
+    """
+    parts.network.load_state_dict(parts.start)
     trained = training.train(
         parts.run,
         parts.network,
@@ -174,6 +181,7 @@ def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> N
         training.write_history(folder / "history.csv", trained.history)
         checkpoint.save(folder / "model.safetensors", trained.weights, notes)
         shutil.rmtree(parts.resume, ignore_errors=True)
+    parts.fabric.barrier()
 
 
 def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +235,9 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
     """
     taught = load_run(run.teacher, scale=run.scale, seed=run.seed)
     network, notes = load_network(taught, root, fabric)
-    teacher = Teacher(network, name=f"{taught.name}, seed {taught.seed}", score=notes["sample_score"])
+    teacher = Teacher(
+        network, name=f"{taught.name}, seed {taught.seed}", score=notes["sample_score"]
+    )
     reached = evaluation.evaluate(
         teacher,
         taught.data.layout,
@@ -242,19 +252,12 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
 
 def extract_frames(run: Run) -> Path:
     """Clip the run's unlabelled frames into shards; the manifest's path. See kdlib.data.frames."""
-    root = config.repository()
+    root, how = config.repository(), run.frames
     require_data(run, root)
-    data, how = run.data, run.frames
-    layout = layouts.get(data.layout)
-    if how.folder is None:
-        videos = [v for split in how.splits for v in layout.videos(root / data.root, split)]
-    else:
-        found = sorted(p for p in (root / how.folder).iterdir() if p.suffix in VIDEO_FILES)
-        videos = [Video(path.stem, path) for path in found]
     return frames.extract(
-        videos,
+        videos(run),
         root / run.folder,
-        drop_ids=layout.evaluation_ids(root / data.root),
+        drop_ids=layouts.get(run.data.layout).evaluation_ids(root / run.data.root),
         heldout=how.heldout,
         stride=how.stride,
         rate=how.rate,
@@ -263,17 +266,34 @@ def extract_frames(run: Run) -> Path:
         frames_per_shard=how.frames_per_shard,
         duplicate_threshold=how.duplicate_threshold,
         seed=run.seed,
+        # Outside the run's folder, which DVC empties before a stage runs again.
+        scratch=root / ".cache" / "resume" / f"{run.name}-{run.scale}",
     )
 
 
-def make(run: Run) -> None:
-    """The whole of a run without its notebook's explanations: used upstream at smoke scale."""
+def videos(run: Run) -> list[Video]:
+    """The clips that a frames run reads, evaluation clips included."""
+    root, data, how = config.repository(), run.data, run.frames
+    if how.folder is not None:
+        found = sorted(p for p in (root / how.folder).iterdir() if p.suffix in VIDEO_FILES)
+        return [Video(path.stem, path) for path in found]
+    layout = layouts.get(data.layout)
+    return [v for split in how.splits for v in layout.videos(root / data.root, split)]
+
+
+def make(run: Run) -> dict[str, Any] | None:
+    """The whole of a run without its notebook's explanations; its facts, None for a frames run.
+
+    For `kdlib run` (under torchrun too), and for what is missing upstream at smoke scale.
+    """
     if run.frames is not None:
         extract_frames(run)
-        return
+        return None
     parts = prepare(run)
     trained = fit(parts)
-    finish(parts, trained, score(parts))
+    scores = score(parts)
+    finish(parts, trained, scores)
+    return facts(parts, trained, scores)
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -299,6 +319,20 @@ def _source(
         sources.append(loader.Stills(data.layout, stills, data.size, labels=False))
         words.append(_hash_files(stills))
     return loader.Remembered(loader.Joined(*sources)), "/".join(words)
+
+
+def _check_report(run: Run, root: Path, report: list[Sample]) -> None:
+    """Refuse a run that would learn from stills it reports on, or choose settings by them."""
+    data = run.data
+    reported = {still.id for still in report}
+    for subset in (data.labelled, *data.unlabelled, *filter(None, [data.tune])):
+        stills = loader.select(data.layout, root / data.root, subset, run.seed)
+        both = sorted(reported & {still.id for still in stills})
+        if both:
+            raise loader.DataError(
+                f"{root / data.root}: {len(both)} reported stills ({both[0]} ...) are also in "
+                f"{subset}. Make data.report and the other subsets of params.yaml disjoint."
+            )
 
 
 def _class_weights(run: Run, labels: loader.Source) -> torch.Tensor | None:
@@ -327,14 +361,23 @@ def _require_run(run: Run, root: Path) -> Path:
     """The folder of a finished upstream run."""
     folder = root / run.folder
     done = folder / ("manifest.csv" if run.frames is not None else "model.safetensors")
-    if not done.is_file():
-        if run.scale != "smoke":
-            raise MissingError(
-                f"{done}: not there yet. Run its stage first: `dvc repro` makes everything in "
-                f"order; by hand, open the notebook that makes {run.name}."
-            )
-        make(run)
+    if run.scale == "smoke":
+        if not done.is_file() or _outdated(run, done):
+            make(run)
+    elif not done.is_file():
+        raise MissingError(
+            f"{done}: not there yet. Run its stage first: `dvc repro` makes everything in "
+            f"order; by hand, open the notebook that makes {run.name}."
+        )
     return folder
+
+
+def _outdated(run: Run, done: Path) -> bool:
+    """Whether weights were made with other settings than the parameters hold now."""
+    if run.frames is not None:
+        return False
+    notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
+    return notes["settings_hash"] != run.settings_hash()
 
 
 def require_data(run: Run, root: Path) -> None:

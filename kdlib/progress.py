@@ -19,4 +19,6 @@ def bar(work: Iterable[Any] | None = None, *, title: str, **options: Any) -> tqd
         sys.stdout.isatty() or "ipykernel" in sys.modules
     )
     pace = 0.5 if watched else 20.0
-    return tqdm(work, desc=title, file=sys.stdout, mininterval=pace, dynamic_ncols=watched, **options)
+    return tqdm(
+        work, desc=title, file=sys.stdout, mininterval=pace, dynamic_ncols=watched, **options
+    )

@@ -5,6 +5,7 @@ a notebook, under `torchrun`, on a CPU and on several GPUs.
 """
 
 import hashlib
+import logging
 import os
 from typing import Literal
 
@@ -21,6 +22,7 @@ def fabric(precision: Precision = "auto") -> Fabric:
     CPUs. Otherwise one device is used: the first GPU, or the CPU. torch is set to deterministic
     algorithms: same commit, data and device give the same bits.
     """
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # its remarks look like errors
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -35,6 +37,11 @@ def fabric(precision: Precision = "auto") -> Fabric:
     )
     made.launch()
     return made
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes files for all of its group."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _bf16(precision: Precision, accelerator: str) -> bool:

@@ -1,4 +1,4 @@
-"""A trained network that teaches: wrapped once, so that no caller can forget what a teacher needs."""
+"""A trained network that teaches: wrapped once, so that no caller forgets what a teacher needs."""
 
 import torch
 from torch import nn

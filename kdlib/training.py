@@ -165,7 +165,7 @@ def make_optimizer(plan: Schedule, student: nn.Module) -> torch.optim.Optimizer:
 
 
 def resume_folder(run: Run, root: Path, *made_from: str) -> Path:
-    """Folder of a run's resume point: changes with settings, seed, code and what it is made from."""
+    """Folder of a run's resume point: changes with settings, seed, code and `made_from`."""
     code = hashlib.sha256()
     here = Path(__file__).parent
     for path in sorted(here.rglob("*.py")):
@@ -289,16 +289,14 @@ def _restore(
         state.setdefault(int(number), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    history = [
-        dict(zip(notes["columns"], row, strict=True)) for row in tensors["history"].tolist()
-    ]
+    history = [dict(zip(notes["columns"], row, strict=True)) for row in tensors["history"].tolist()]
     for row in history:
         row["step"] = int(row["step"])
     return int(tensors["step"]), history, float(tensors["seconds"])
 
 
 class _Log:
-    """dvclive's running log, begun anew from the history so that a resumed run leaves no doubles."""
+    """dvclive's running log, begun anew from the history: a resumed run leaves no doubles."""
 
     def __init__(self, folder: Path | None, history: list[dict[str, float]]):
         self.live = None

@@ -89,7 +89,11 @@ def apply(
     if labels_NHW is None:
         return Views(views, None, valid)
     nearest = F.grid_sample(
-        labels_NHW[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False
+        labels_NHW[:, None].float(),
+        grid,
+        mode="nearest",
+        padding_mode="border",
+        align_corners=False,
     )
     labels = torch.where(valid, nearest[:, 0].round().long(), 255)
     return Views(views, labels, valid)

@@ -1,12 +1,13 @@
 """``kdlib data check <layout> <root>``: audits a whole data tree before any training starts."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from kdlib.data import layouts
+from kdlib.data.crew import cores
 from kdlib.data.layouts import audit
 from kdlib.data.layouts.sample import IGNORE, Problem
 from kdlib.progress import bar
@@ -56,7 +57,7 @@ def check(
     seen: dict[str, int] = {}
     sizes: list[tuple[Path, tuple[int, int]]] = []
     found: list[Problem] = []
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     for inspection, finding in bar(audit.run(todo, workers), title="check", total=len(todo)):
         seen[inspection.part] = seen.get(inspection.part, 0) + 1
         found += finding.problems
@@ -70,7 +71,15 @@ def check(
     return Audit(seen, tuple(found), tuple(module.CLASSES), pixels, images)
 
 
-def _warnings(module, root: Path, seen, sizes, size, pixels) -> list[Problem]:
+def _warnings(
+    module: ModuleType,
+    root: Path,
+    seen: dict[str, int],
+    sizes: list[tuple[Path, tuple[int, int]]],
+    size: tuple[int, int] | None,
+    pixels: np.ndarray,
+) -> list[Problem]:
+    """What may be meant so: another size, fewer files, classes that do not occur."""
     found: list[Problem] = []
     official = sum(one == module.SIZE for _, one in sizes) * 2 > len(sizes)
     if sizes and size is None and not official:

@@ -32,6 +32,9 @@ def work_through(
     With one worker everything runs in this process. With more, a process that dies does not take
     the others' work with it: the tasks that were out are done again one by one, and the one that
     kills its process again gives `DIED`. An exception of the function is raised here.
+
+    Raises:
+        RuntimeError: processes cannot start at all.
     """
     if workers <= 1:
         yield from (function(*task) for task in tasks)
@@ -67,9 +70,21 @@ def _one_by_one(function: Callable[..., Any], tasks: list[tuple]) -> Iterator[An
             except BrokenProcessPool:
                 pool.shutdown()
                 pool = _pool(1)
+                _probe(pool)
                 yield DIED
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _probe(pool: ProcessPoolExecutor) -> None:
+    """Tells a task that kills its process from processes that cannot even start."""
+    try:
+        pool.submit(cores).result()
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "worker processes cannot start. Cure: a script that uses several workers must do its "
+            "work under `if __name__ == '__main__':`; or use one worker"
+        ) from None
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:

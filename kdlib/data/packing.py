@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from kdlib.data.layouts.sample import Video
 from kdlib.data.manifest import key_of
 from kdlib.data.parts import Part, read_part, whole_file
 
-BLOCK = 512  # bytes of a tar block
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +34,7 @@ def drawn(seed: int, *words: object) -> bytes:
 
 
 def part_path(parts: Path, video: Video) -> Path:
+    """Where the part file of a clip lies."""
     return parts / f"{video.id}.part"
 
 
@@ -97,24 +98,21 @@ def gather(
 def write_shard(path: Path, members: Sequence[tuple[str, Part, Frame]]) -> list[tuple]:
     """Writes one tar of (clip, part, frame) and returns its manifest rows from the key on.
 
-    Owner, time and mode are fixed, so equal frames give equal bytes.
+    A WebDataset shard is a plain tar whose members are named by key and kind. It is written by the
+    standard library, because webdataset brings torch along and hides where a member lies. Owner,
+    time and mode are fixed, so equal frames give equal bytes.
     """
-    # Brings torch along, which takes seconds: not for the workers, who import the caller's script.
-    from webdataset import TarWriter
-
     rows = []
-    with whole_file(path, sync=True) as file:
-        writer = TarWriter(
-            file, user="kdlib", group="kdlib", mode=0o444, mtime=0, encoder=False, compress=False
-        )
-        with writer:
-            for clip, part, frame in members:
-                data = part.jpeg(frame)
-                key = key_of(clip, frame.frame)
-                writer.write({"__key__": key, "jpg": data})
-                # A tar pads each member to whole blocks; headers before it may be of any length.
-                padded = -(-len(data) // BLOCK) * BLOCK
-                start = writer.tarstream.offset - padded
-                facts = (frame.height, frame.width, start, frame.bytes, frame.sha256)
-                rows.append((key, clip, frame.frame, f"{frame.time_s:.6f}", *facts))
+    with (
+        whole_file(path, sync=True) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for clip, part, frame in members:
+            key = key_of(clip, frame.frame)
+            member = tarfile.TarInfo(f"{key}.jpg")  # modified in 1970, owned by number 0
+            member.size, member.mode = frame.bytes, 0o444
+            tar.addfile(member, io.BytesIO(part.jpeg(frame)))
+            padded = -(-frame.bytes // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            facts = (frame.height, frame.width, tar.offset - padded, frame.bytes, frame.sha256)
+            rows.append((key, clip, frame.frame, f"{frame.time_s:.6f}", *facts))
     return rows

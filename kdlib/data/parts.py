@@ -7,6 +7,7 @@ eight bytes. It appears under its name only when it is whole, so a killed run le
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,6 +61,18 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[BinaryIO]:
             )
             raise OSError(error.errno, what) from error
         raise
+
+
+def move(source: Path, target: Path) -> None:
+    """Moves a whole file, also to another file system, where it is copied first."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as old, whole_file(target, sync=True) as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+        source.unlink()
 
 
 def decode_to_part(video: Path, part: Path, sampling: Sampling) -> tuple[int, int]:

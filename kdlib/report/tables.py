@@ -35,7 +35,8 @@ COMPACT = (
     "agreement, reported split: mIoU %",
 )
 POOL_SIZES = (1, 4, 16, 64, 400)  # unlabelled images, as multiples of the labelled ones
-SCHEDULES = {"half": 0.5, "one": 1.0, "double": 2.0}  # name -> share of the arms' own steps
+# Name -> share of the arms' own steps.
+SCHEDULES = {"quarter": 0.25, "half": 0.5, "one": 1.0, "double": 2.0}
 
 
 def function_matching_table(

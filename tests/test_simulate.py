@@ -1,0 +1,241 @@
+"""The simulator: same bytes every time, complete layouts, valid labels, honest pins."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from kdlib.simulate import clips, dataset, files, restore
+from kdlib.simulate.__main__ import build_parser
+from kdlib.simulate.classes import BOXED, IGNORE, NAMES
+from kdlib.simulate.dataset import PINNED, SMOKE
+from kdlib.simulate.render import Renderer
+
+COMMAND = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke data set, rendered in this process."""
+    return dataset.render_tiny(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="module")
+def hashes(tiny: Path) -> dict[str, str]:
+    """MD5 of every file of the smoke data set."""
+    return restore.tree_hashes(tiny)
+
+
+def names(folder: Path, pattern: str) -> set[str]:
+    """Stems of the files of a folder."""
+    return {path.stem for path in folder.glob(pattern)}
+
+
+def test_another_process_writes_the_same_bytes(tmp_path: Path, root: Path, hashes: dict) -> None:
+    out = tmp_path / "data"
+    subprocess.run([*COMMAND, "--out", out, "--workers", "2"], cwd=root, check=True)
+    assert restore.compare(restore.tree_hashes(out), hashes) == []
+
+
+def test_killed_and_repeated_gives_the_same_bytes(tmp_path: Path, root: Path, hashes: dict) -> None:
+    out = tmp_path / "data"
+    run = subprocess.Popen([*COMMAND, "--out", out, "--workers", "1"], cwd=root)
+    while run.poll() is None and len(list(out.rglob("*.jpg"))) < 5:
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
+    torn = out / "bdd100k" / "videos" / "train" / ".half.mov.1.part"
+    files.write_bytes(torn, b"half")
+    dataset.make(SMOKE, out, workers=1)
+    assert len(kept) >= 5
+    # The still that was being written may lack its mask and is rendered again; no other is.
+    assert sum(path.stat().st_mtime_ns != when for path, when in kept.items()) <= 1
+    assert not torn.exists()
+    assert restore.compare(restore.tree_hashes(out), hashes) == []
+
+
+def test_a_complete_tree_is_left_alone(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    dataset.make(SMOKE, tiny, workers=1)
+    assert "nothing to render" in capsys.readouterr().out
+
+
+def test_layouts_are_complete(tiny: Path) -> None:
+    bdd = tiny / "bdd100k"
+    for split, count in zip(("train", "val"), SMOKE.seg, strict=True):
+        images = names(bdd / "images/10k" / split, "*.jpg")
+        assert len(images) == count
+        assert images == names(bdd / "labels/sem_seg/masks" / split, "*.png")
+    for split, count in zip(("train", "val"), SMOKE.det, strict=True):
+        images = names(bdd / "images/100k" / split, "*.jpg")
+        assert len(images) == count
+        assert images == names(bdd / "labels/lane/masks" / split, "*.png")
+        for kind, path in (("det", "det_20"), ("lane", "lane/polygons")):
+            frames = json.loads((bdd / "labels" / path / f"{kind}_{split}.json").read_text())
+            assert [frame["name"] for frame in frames] == sorted(f"{name}.jpg" for name in images)
+    assert len(names(bdd / "videos/train", "*.mov")) == SMOKE.videos
+    assert names(bdd / "videos/val", "*.mov") < names(bdd / "images/10k/val", "*.jpg")
+    for split, count in zip(("train", "val"), SMOKE.elsewhere, strict=True):
+        images = names(tiny / "elsewhere/bdd100k/images/10k" / split, "*.jpg")
+        assert len(images) == count
+        masks = tiny / "elsewhere/bdd100k/labels/sem_seg/masks" / split
+        assert images == names(masks, "*.png")
+    assert not (tiny / dataset.PARTS).exists()
+
+
+def test_culane_lists_name_files_that_exist(tiny: Path) -> None:
+    culane = tiny / "culane"
+    rows = (culane / "list/train_gt.txt").read_text().splitlines()
+    assert len(rows) == SMOKE.culane
+    for row in rows:
+        image, mask, *exists = row.split()
+        lines = (culane / image[1:]).with_suffix(".lines.txt").read_text().splitlines()
+        label = cv2.imread(str(culane / mask[1:]), cv2.IMREAD_UNCHANGED)
+        assert cv2.imread(str(culane / image[1:])).shape[:2] == label.shape == SMOKE.culane_size
+        assert len(lines) == sum(map(int, exists))
+        assert set(np.unique(label)) <= {0, *(k + 1 for k in range(4) if exists[k] == "1")}
+        assert all(len(line.split()) % 2 == 0 for line in lines)
+
+
+def test_masks_hold_train_ids_and_some_ignored_pixels(tiny: Path) -> None:
+    paths = sorted(tiny.glob("**/sem_seg/masks/*/*.png"))
+    masks = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths]
+    assert all(mask.shape == SMOKE.still_size and mask.dtype == np.uint8 for mask in masks)
+    found = set(np.unique(np.stack(masks)))
+    assert found <= {*range(len(NAMES)), IGNORE}
+    assert IGNORE in found
+
+
+def test_lane_masks_follow_the_bdd100k_code(tiny: Path) -> None:
+    for path in tiny.glob("bdd100k/labels/lane/masks/*/*.png"):
+        values = set(np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) - {255}
+        assert all(value & ~0b11_0111 == 0 and value & 0b111 <= 7 for value in values)
+
+
+def test_videos_hold_their_frames_and_rate(tiny: Path) -> None:
+    for path in tiny.glob("bdd100k/videos/*/*.mov"):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert stream.average_rate == SMOKE.rate
+            assert (stream.height, stream.width) == SMOKE.video_size
+            assert sum(1 for _ in container.decode(stream)) == SMOKE.frames
+            assert "encoder" not in container.metadata
+            assert "creation_time" not in container.metadata
+
+
+def test_every_class_is_drawn_often_enough() -> None:
+    counts = np.zeros(256, np.int64)
+    for k in range(60):
+        label = Renderer(f"test/{k}", size=(72, 128)).frame(dataset.MOMENT).label
+        counts += np.bincount(label.ravel(), minlength=256)
+    share = counts[: len(NAMES)] / counts.sum()
+    assert {name: s for name, s in zip(NAMES, share, strict=True) if s < 0.001} == {}
+
+
+def test_boxes_hug_pixels_of_their_class() -> None:
+    classes = {category: label for label, category in BOXED.items()}
+    seen = 0
+    for k in range(6):
+        frame = Renderer(f"test/{k}", size=(144, 256)).frame(dataset.MOMENT, boxes=True)
+        for box in frame.boxes:
+            assert 0 <= box.x1 <= box.x2 < 256
+            assert 0 <= box.y1 <= box.y2 < 144
+            inside = frame.label[box.y1 : box.y2 + 1, box.x1 : box.x2 + 1] == classes[box.category]
+            edges = inside[0], inside[-1], inside[:, 0], inside[:, -1]
+            assert all(edge.any() for edge in edges), box
+            assert inside.sum() >= 12
+            seen += 1
+    assert seen > 20
+
+
+def test_boxes_and_labels_do_not_change_the_picture() -> None:
+    plain = Renderer("test/0", size=(72, 128)).frame(1.5)
+    boxed = Renderer("test/0", size=(72, 128)).frame(1.5, boxes=True)
+    assert np.array_equal(plain.image, boxed.image)
+    assert np.array_equal(plain.label, boxed.label)
+
+
+def test_worlds_differ_and_time_moves() -> None:
+    home, elsewhere = (Renderer("test/1", world, (72, 128)) for world in ("home", "elsewhere"))
+    assert home.clip.lens.height < elsewhere.clip.lens.height
+    assert not np.array_equal(home.frame(0.0).image, elsewhere.frame(0.0).image)
+    assert not np.array_equal(home.frame(0.0).label, home.frame(4.0).label)
+
+
+@pytest.mark.parametrize("recipe", [PINNED, SMOKE])
+def test_clips_of_different_use_never_share_a_seed(recipe: dataset.Recipe) -> None:
+    jobs = list(dataset.jobs(recipe))
+    val = {job.id for job in jobs if job.kind == "seg" and job.split == "val"}
+    shared = [job.id for job in jobs if job.kind == "video" and job.split == "val"]
+    rest = [job.id for job in jobs if not (job.kind == "video" and job.split == "val")]
+    assert len(set(rest)) == len(rest)
+    assert set(shared) <= val
+
+
+def test_more_clips_on_demand(tmp_path: Path) -> None:
+    options = [
+        "clips",
+        "--out",
+        str(tmp_path),
+        "--count",
+        "1",
+        "--first-seed",
+        "7",
+        "--frames",
+        "2",
+    ]
+    options += ["--size", "72x128", "--fps", "4", "--world", "elsewhere", "--labels"]
+    clips.make(build_parser().parse_args([*options, "--workers", "1"]))
+    (video,) = tmp_path.glob("videos/*.mov")
+    assert names(tmp_path / "labels" / video.stem, "*.png") == {"0000000", "0000001"}
+
+
+def test_sizes_that_cannot_be_rendered_are_refused() -> None:
+    with pytest.raises(ValueError, match="even"):
+        Renderer("test/0", size=(71, 128))
+
+
+def test_tree_hash_is_the_one_that_dvc_computes() -> None:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.meta import Meta
+    from dvc_data.hashfile.tree import Tree
+
+    hashes = {"b/x.png": "0" * 32, "b.txt": "1" * 32, "a/c/d.jpg": "2" * 32}
+    tree = Tree()
+    for name, value in hashes.items():
+        tree.add(tuple(name.split("/")), Meta(), HashInfo("md5", value))
+    tree.digest()
+    assert restore.tree_hash(hashes) == tree.hash_info.value
+
+
+def test_pin_and_manifest_agree(root: Path) -> None:
+    wanted, folder = restore.read_pin(root / "data.dvc")
+    assert folder == root / "data"
+    assert restore.tree_hash(restore.read_manifest()) == wanted
+
+
+def test_restore_renders_checks_and_names_what_differs(
+    tiny: Path, hashes: dict, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pin, manifest = tmp_path / "data.dvc", tmp_path / "manifest.csv.gz"
+    pin.write_text(f"outs:\n- md5: {restore.tree_hash(hashes)}\n  hash: md5\n  path: data\n")
+    restore.write_manifest(tiny, manifest)
+    assert restore.restore(pin, 1, SMOKE, manifest) == 0
+    assert restore.restore(pin, 1, SMOKE, manifest) == 0
+    assert "already" in capsys.readouterr().out
+    changed = sorted((tmp_path / "data").glob("bdd100k/images/10k/val/*.jpg"))[0]
+    changed.write_bytes(b"other")
+    (tmp_path / "data" / "surplus.txt").write_text("?")
+    assert restore.restore(pin, 1, SMOKE, manifest) == 1
+    said = capsys.readouterr().err
+    assert f"other bytes: bdd100k/images/10k/val/{changed.name}" in said
+    assert "not pinned: surplus.txt" in said
+    assert "requirements.lock" in said

@@ -1,0 +1,402 @@
+"""The loop: the same bits again, after a kill too; nothing lost when something breaks."""
+
+import csv
+import dataclasses
+import errno
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib import checkpoint, config, methods, models, runtime, training
+from kdlib.teacher import Teacher
+
+ROOT = Path(__file__).parents[1]
+SIZE = (24, 40)
+CLASSES = 3
+LOG_EVERY = 4
+
+
+class CrashError(RuntimeError):
+    """What ends a run in the middle in these tests."""
+
+
+class Squares:
+    """Images of two colours whose classes follow from the colour; made on the fly from a number.
+
+    With `stop`, reading that many images in this process raises, as a crash would.
+    """
+
+    def __init__(self, count: int = 12, stop: int | None = None):
+        self.count, self.stop, self.reads = count, stop, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        self.reads += 1
+        if self.stop is not None and self.reads > self.stop:
+            raise CrashError(f"image {self.stop}")
+        numbers = np.random.default_rng(index)
+        label = np.zeros(SIZE, np.uint8)
+        y, x = numbers.integers(0, 12), numbers.integers(0, 20)
+        label[y : y + 12, x : x + 20] = 1 + index % 2
+        colours = np.array([[60, 60, 60], [220, 40, 40], [40, 60, 220]], np.uint8)
+        noise = numbers.integers(0, 30, (*SIZE, 3), dtype=np.uint8)
+        return colours[label] + noise, label
+
+
+def make_run(method: str = "supervised", **schedule) -> config.Run:
+    subset = config.Subset("train")
+    plan = {"steps": 14, "batch": 4, "lr": 4e-3, "warmup": 2, "workers": 0, "save_every_s": 0.0}
+    return config.Run(
+        name="toy",
+        scale="smoke",
+        seed=0,
+        data=config.Data("bdd100k", "nowhere", SIZE, labelled=subset, report=subset),
+        method=config.Method(method),
+        schedule=config.Schedule(**{**plan, "precision": "float32", **schedule}),
+        augment=config.Augment(zoom=(1.0, 1.4), colour=0.1),
+    )
+
+
+def network(word: str = "student", **options):
+    torch.manual_seed(runtime.seed_for(0, word))
+    shape = {"blocks": (1, 1), "width": 4, "output_stride": 4, "stem": "small", **options}
+    return models.build("pspnet", CLASSES, **shape)
+
+
+def train(folder: Path, run: config.Run, source=None, *, student=None, **options):
+    method = methods.build(run.method, None)
+    teacher = Teacher(network("teacher"), name="t", score=0.0) if method.needs_teacher else None
+    return training.train(
+        run,
+        network() if student is None else student,
+        method,
+        Squares() if source is None else source,
+        fabric=runtime.fabric(run.schedule.precision),
+        resume=folder,
+        teacher=teacher,
+        **options,
+    )
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """A look at the loss, and a resume point, every few steps; one thread on shared machines."""
+    monkeypatch.setattr(training, "LOG_EVERY", LOG_EVERY)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def same(one: training.Trained, other: training.Trained) -> bool:
+    assert one.weights.keys() == other.weights.keys()
+    return one.history == other.history and all(
+        torch.equal(one.weights[key], other.weights[key]) for key in one.weights
+    )
+
+
+def test_the_same_run_gives_the_same_bits(tmp_path):
+    first, again = (train(tmp_path / name, make_run("matching")) for name in "ab")
+    assert same(first, again)
+    other = dataclasses.replace(make_run("matching"), seed=1)
+    assert not same(first, train(tmp_path / "c", other))
+    # worker processes and resume points change no bit either
+    quiet = make_run("matching", workers=1, save_every_s=1e6)
+    assert same(first, train(tmp_path / "d", quiet))
+    assert not (tmp_path / "d").exists()
+
+
+VARIANTS = {
+    "adamw": {},
+    "adamw, clipped, matching": {"clip_norm": 0.5, "method": "matching"},
+    "sgd": {"optimiser": "sgd", "lr": 0.05, "decay": "poly"},
+    "averaged": {"ema": 0.9},
+    "worker process": {"workers": 1},
+}
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, options):
+    run = make_run(**options)
+    whole = train(tmp_path / "whole", run)
+    # before any resume point, after the first, and after the second
+    for stop in (1, 22, 30) if run.schedule.workers == 0 else (22,):
+        with pytest.raises(CrashError):
+            train(tmp_path / "killed", run, Squares(stop=stop))
+    state, _ = checkpoint.load(tmp_path / "killed" / "state.safetensors")
+    assert int(state["step"]) >= LOG_EVERY
+    resumed = Squares()
+    assert same(whole, train(tmp_path / "killed", run, resumed))
+    if run.schedule.workers == 0:
+        assert resumed.reads == (run.schedule.steps - int(state["step"])) * run.schedule.batch
+
+
+SCRIPT = """
+    import sys, torch
+    sys.path[:0] = {paths!r}
+    import test_training as toy
+    from kdlib import training
+    torch.set_num_threads(1)
+    training.LOG_EVERY = toy.LOG_EVERY
+    {body}
+"""
+
+
+def script(folder: Path, body: str) -> Path:
+    paths = [str(ROOT), str(ROOT / "tests")]
+    path = folder / "script.py"
+    body = textwrap.indent(textwrap.dedent(body), "    ").strip()
+    path.write_text(textwrap.dedent(SCRIPT.format(paths=paths, body=body)))
+    return path
+
+
+def test_a_killed_process_loses_nothing(tmp_path):
+    body = f"""
+    import os, signal, pathlib
+    class Deadly(toy.Squares):
+        def read(self, index):
+            if self.reads == 41:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read(index)
+    toy.train(pathlib.Path({str(tmp_path / "killed")!r}), toy.make_run(), Deadly())
+    """
+    done = subprocess.run(
+        [sys.executable, script(tmp_path, body)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    state, _ = checkpoint.load(tmp_path / "killed" / "state.safetensors")
+    assert int(state["step"]) == 8
+    assert same(train(tmp_path / "whole", make_run()), train(tmp_path / "killed", make_run()))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_resume_point(tmp_path, clip_norm):
+    class Poisoned(methods.Supervised):
+        def terms(self, views, student, teacher=None):
+            terms = super().terms(views, student)
+            calls.append(0)
+            return terms | {"cross_entropy": terms["cross_entropy"] / (len(calls) != 10)}
+
+    calls = []
+    run = make_run(clip_norm=clip_norm)
+    with pytest.raises(training.TrainingError, match="between steps 8 and 11") as error:
+        training.train(
+            run,
+            network(),
+            Poisoned(),
+            Squares(),
+            fabric=runtime.fabric("float32"),
+            resume=tmp_path,
+        )
+    assert "cross_entropy inf" in str(error.value) or "cross_entropy nan" in str(error.value)
+    assert "schedule.lr" in str(error.value)
+    state, _ = checkpoint.load(tmp_path / "state.safetensors")
+    assert int(state["step"]) == 8
+    assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+    assert same(train(tmp_path / "whole", run), train(tmp_path, run))
+
+
+def test_weights_spoilt_by_a_sound_loss_never_reach_a_resume_point(tmp_path):
+    class Spoiling(methods.Supervised):
+        def terms(self, views, student, teacher=None):
+            terms = super().terms(views, student)
+            calls.append(0)
+            if len(calls) == 2 * LOG_EVERY:  # the step before a look: finite loss, NaN gradient
+                terms["cross_entropy"] += (student.logits.mean() * 0).sqrt()
+            return terms
+
+    calls = []
+    with pytest.raises(training.TrainingError, match=r"between steps 4 and 7 .* weights nan"):
+        training.train(
+            make_run(),
+            network(),
+            Spoiling(),
+            Squares(),
+            fabric=runtime.fabric("float32"),
+            resume=tmp_path,
+        )
+    state, _ = checkpoint.load(tmp_path / "state.safetensors")
+    assert int(state["step"]) == 4
+    assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+
+
+def test_a_full_disk_leaves_the_old_resume_point(tmp_path, monkeypatch):
+    run, save_file, calls = make_run(), checkpoint.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"the first half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "full", run)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "LOG_EVERY", LOG_EVERY)
+    names = sorted(path.name for path in (tmp_path / "full").iterdir())
+    assert names == ["state.json", "state.safetensors"]
+    state, _ = checkpoint.load(tmp_path / "full" / "state.safetensors")
+    assert int(state["step"]) == LOG_EVERY
+    assert same(train(tmp_path / "whole", run), train(tmp_path / "full", run))
+
+
+def test_a_resume_point_of_another_network_is_refused(tmp_path):
+    with pytest.raises(CrashError):
+        train(tmp_path, make_run(), Squares(stop=30))
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.safetensors: made for another"):
+        train(tmp_path, make_run(), student=network(width=8))
+
+
+def test_rows_hold_each_term_before_and_after_its_weight(tmp_path):
+    run = make_run("matching")
+    student = network(aux=True)
+    live = tmp_path / "live"
+    history = train(tmp_path / "resume", run, student=student, live=live).history
+    assert [row["step"] for row in history] == [4, 8, 12, 14]
+    for row in history:
+        assert list(row)[:2] == ["step", "lr"]
+        assert row["lr"] == training.learning_rate(run.schedule, row["step"] - 1)
+        assert row["matching_weighted"] == row["matching"]
+        assert row["auxiliary_weighted"] == pytest.approx(0.4 * row["auxiliary"])
+        total = row["matching_weighted"] + row["auxiliary_weighted"]
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
+
+    training.write_history(tmp_path / "history.csv", history)
+    with open(tmp_path / "history.csv", newline="") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert rows == history
+    with open(live / "plots" / "metrics" / "loss.tsv", newline="") as file:
+        logged = [float(row["loss"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert logged == pytest.approx([row["loss"] for row in history])
+
+
+def test_the_running_log_of_a_resumed_run_has_no_doubles(tmp_path):
+    run, live = make_run(), tmp_path / "live"
+    with pytest.raises(CrashError):
+        train(tmp_path / "resume", run, Squares(stop=50), live=live)
+    train(tmp_path / "resume", run, live=live)
+    with open(live / "plots" / "metrics" / "lr.tsv", newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file, delimiter="\t")]
+    assert steps == [4, 8, 12, 14]
+
+
+@pytest.mark.parametrize("method", ["supervised", "distil"])
+def test_the_loss_falls(tmp_path, method):
+    run = make_run(method, steps=60, lr=2e-2)
+    history = train(tmp_path, run).history
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"]
+
+
+def test_averaged_weights_are_the_result_where_asked_for(tmp_path):
+    run, seen = make_run(ema=0.8, steps=3), []
+    student = network()
+    start = {key: value.clone() for key, value in student.state_dict().items()}
+
+    class Watching(methods.Supervised):
+        def terms(self, views, output, teacher=None):
+            seen.append({key: value.clone() for key, value in student.state_dict().items()})
+            return super().terms(views, output)
+
+    fabric = runtime.fabric("float32")
+    trained = training.train(run, student, Watching(), Squares(), fabric=fabric, resume=tmp_path)
+    key = "classifier.weight"
+    expected = start[key]
+    for weights in [*(step[key] for step in seen[1:]), student.state_dict()[key]]:
+        expected = 0.8 * expected + 0.2 * weights
+    torch.testing.assert_close(trained.weights[key], expected)
+    assert not torch.equal(trained.weights[key], student.state_dict()[key])
+    counter = next(k for k in start if k.endswith("num_batches_tracked"))
+    assert int(trained.weights[counter]) == 3
+
+
+def test_learning_rates_by_hand():
+    plan = config.Schedule(steps=100, batch=1, lr=2.0, warmup=4)
+    rates = [training.learning_rate(plan, step) for step in (0, 3, 50, 75, 99)]
+    cosine = [1 + math.cos(math.pi * step / 100) for step in (0, 3, 50, 75, 99)]
+    assert rates == pytest.approx([0.25 * cosine[0], *cosine[1:]])
+    assert rates[0] == 0.5 and rates[2] == pytest.approx(1.0) and 0 < rates[-1] < 1e-3
+    poly = dataclasses.replace(plan, decay="poly", warmup=0)
+    assert training.learning_rate(poly, 0) == 2.0
+    assert training.learning_rate(poly, 50) == pytest.approx(2 * 0.5**0.9)
+    assert training.poly_lr(0.01, 40000, 80000) == pytest.approx(0.005358867)
+    assert training.poly_lr(0.01, 80000, 80000) == training.poly_lr(0.01, 80001, 80000) == 0.0
+
+
+def test_adamw_decays_kernels_only():
+    student = network()
+    plan = config.Schedule(steps=1, batch=1, lr=1e-3, weight_decay=0.2)
+    decayed, spared = training.make_optimizer(plan, student).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.2, 0.0)
+    assert all(p.ndim == 4 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in spared["params"])
+    count = len(decayed["params"]) + len(spared["params"])
+    assert count == len(list(student.parameters()))
+    (group,) = training.make_optimizer(
+        dataclasses.replace(plan, optimiser="sgd"), student
+    ).param_groups
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 0.2)
+    assert len(group["params"]) == count
+
+
+def test_the_resume_folder_changes_with_what_it_is_made_from():
+    run = make_run()
+    folders = {
+        training.resume_folder(run, Path("."), "data"),
+        training.resume_folder(run, Path("."), "other data"),
+        training.resume_folder(dataclasses.replace(run, seed=1), Path("."), "data"),
+        training.resume_folder(make_run(lr=1e-3), Path("."), "data"),
+        training.resume_folder(dataclasses.replace(run, name="toy-2"), Path("."), "data"),
+    }
+    assert len(folders) == 5
+    assert training.resume_folder(make_run(workers=3), Path("."), "data") in folders
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_two_processes_train_like_one(tmp_path):
+    body = f"""
+    import pathlib
+    from kdlib import checkpoint
+    folder = pathlib.Path({str(tmp_path)!r})
+    student = toy.network(norm="group", dropout=0.0)
+    done = toy.train(folder / "resume", toy.make_run("distil", steps=6), student=student)
+    if int(__import__("os").environ["RANK"]) == 0:
+        notes = {{"history": done.history, "samples": done.samples}}
+        checkpoint.save(folder / "two.safetensors", done.weights, notes)
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, script(tmp_path, body)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    weights, notes = checkpoint.load(tmp_path / "two.safetensors")
+    run = make_run("distil", steps=6)
+    one = train(tmp_path / "one", run, student=network(norm="group", dropout=0.0))
+    assert notes["samples"] == one.samples == 24
+    for key, value in one.weights.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(one.history, notes["history"], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4)
