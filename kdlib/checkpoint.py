@@ -1,10 +1,6 @@
 """Weights and resume points on disk: safetensors plus JSON, written atomically, never unpickled."""
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +8,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from kdlib.files import atomic
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or does not fit; the message names file and cure."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends without an error.
-
-    Readers see the old file or the whole new one, whenever the process is killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], notes: dict[str, Any]) -> None:

@@ -22,7 +22,8 @@ def fabric(precision: Precision = "auto") -> Fabric:
     CPUs. Otherwise one device is used: the first GPU, or the CPU. torch is set to deterministic
     algorithms: same commit, data and device give the same bits.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # its remarks look like errors
+    for room in ("fabric", "pytorch"):  # whichever was imported last tells, in red, what it uses
+        logging.getLogger(f"lightning.{room}").setLevel(logging.WARNING)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

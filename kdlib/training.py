@@ -18,7 +18,7 @@ from dvclive import Live
 from lightning.fabric import Fabric
 from torch import nn
 
-from kdlib import checkpoint, progress
+from kdlib import checkpoint, files, progress
 from kdlib.config import Run, Schedule
 from kdlib.data import augment, loader
 from kdlib.methods import Method
@@ -178,7 +178,7 @@ def resume_folder(run: Run, root: Path, *made_from: str) -> Path:
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """The history as CSV, a row per logged step."""
     columns = list(dict.fromkeys(key for row in history for key in row))
-    with checkpoint.atomic(path) as temporary, open(temporary, "w", newline="") as file:
+    with files.atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)

@@ -8,6 +8,7 @@ from torch import nn
 
 from kdlib import checkpoint
 from kdlib.checkpoint import CheckpointError
+from kdlib.files import atomic
 
 
 @pytest.fixture
@@ -76,12 +77,12 @@ def test_a_missing_half_is_told(saved, missing):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="in the middle"), checkpoint.atomic(path) as temporary:
+    with pytest.raises(RuntimeError, match="in the middle"), atomic(path) as temporary:
         temporary.write_text("half of the n")
         raise RuntimeError("in the middle")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-    with checkpoint.atomic(path) as temporary:
+    with atomic(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,8 +117,10 @@ def test_masks_hold_train_ids_and_some_ignored_pixels(tiny: Path) -> None:
 
 def test_lane_masks_follow_the_bdd100k_code(tiny: Path) -> None:
     for path in tiny.glob("bdd100k/labels/lane/masks/*/*.png"):
-        values = set(np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))) - {255}
-        assert all(value & ~0b11_0111 == 0 and value & 0b111 <= 7 for value in values)
+        values = set(np.unique(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)).tolist())
+        # Three bits of category, one of style, one of direction; bit 3 only in background (255).
+        assert all(value & ~0b11_0111 == 0 for value in values - {255})
+        assert 255 in values
 
 
 def test_videos_hold_their_frames_and_rate(tiny: Path) -> None:
@@ -133,7 +136,7 @@ def test_videos_hold_their_frames_and_rate(tiny: Path) -> None:
 
 def test_every_class_is_drawn_often_enough() -> None:
     counts = np.zeros(256, np.int64)
-    for k in range(60):
+    for k in range(40):
         label = Renderer(f"test/{k}", size=(72, 128)).frame(dataset.MOMENT).label
         counts += np.bincount(label.ravel(), minlength=256)
     share = counts[: len(NAMES)] / counts.sum()
@@ -228,6 +231,8 @@ def test_restore_renders_checks_and_names_what_differs(
     pin, manifest = tmp_path / "data.dvc", tmp_path / "manifest.csv.gz"
     pin.write_text(f"outs:\n- md5: {restore.tree_hash(hashes)}\n  hash: md5\n  path: data\n")
     restore.write_manifest(tiny, manifest)
+    shutil.copytree(tiny, tmp_path / "data")
+    sorted((tmp_path / "data").glob("bdd100k/images/10k/train/*.jpg"))[0].unlink()
     assert restore.restore(pin, 1, SMOKE, manifest) == 0
     assert restore.restore(pin, 1, SMOKE, manifest) == 0
     assert "already" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kdlib import checkpoint, experiment, progress
+from kdlib import experiment, files, progress
 from kdlib.config import ConfigError, Run, Subset, load_run, read_params
 from kdlib.data import layouts, loader
 
@@ -48,7 +48,7 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
         body["data"] = data_hashes(run, root, hashes)
         path = out / f"{run.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             Path(temporary).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
         written.append(path)
     return written

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
+from kdlib import files
 from kdlib.report.arms import SHORT, Spread
-from kdlib.report.records import write_atomic
 
 INK, QUIET, FAINT = "#222222", "#6E6E6E", "#E4E4E4"
 COLOURS = {  # after Okabe and Ito
@@ -76,7 +76,7 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 144) -> Path:
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"{path}: a figure is saved as .png or .svg")
-    write_atomic(path, _encode(figure, path.suffix[1:], dpi))
+    files.write(path, _encode(figure, path.suffix[1:], dpi))
     return path
 
 

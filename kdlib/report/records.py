@@ -7,14 +7,14 @@ so that a misspelt key is found where it was made and not where it is read.
 import difflib
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from kdlib import files
 
 REQUIRED: dict[str, tuple[type, ...]] = {
     "run": (str,),
@@ -61,24 +61,8 @@ def write_record(path: Path | str, record: Mapping[str, Any]) -> Path:
     record = _absent_classes(record)
     check_record(record, path)
     text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    files.write(path, (text + "\n").encode())
     return path
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old file or the new one, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp gives 0600, which nobody else could read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def check_record(record: Mapping[str, Any], path: Path | str = "record") -> None:

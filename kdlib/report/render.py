@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlib.report.records import write_atomic
+from kdlib import files
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +46,7 @@ class Table:
         path = Path(path)
         written = (path.with_name(path.name + ".md"), path.with_name(path.name + ".csv"))
         for target, text in zip(written, (self.to_markdown(), self.to_csv()), strict=True):
-            write_atomic(target, text.encode())
+            files.write(target, text.encode())
         return written
 
     def _repr_html_(self) -> str:

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class GroundPainter:
         right = np.array([b.right for b in ground.bands])
         a = self._points(left, np.array([b.left_y for b in ground.bands]))
         b = self._points(right, np.array([b.right_y for b in ground.bands]))
-        for near, far in reversed(list(zip(self.cuts, self.cuts[1:], strict=False))):
+        for near, far in reversed(list(pairwise(self.cuts))):
             s, z = self.stations[near], float(self.z[near])
             crossing = any(low - 0.01 <= s < high - 0.01 for low, high in ground.crossings)
             for k, band in enumerate(ground.bands):
@@ -163,7 +164,7 @@ class GroundPainter:
             if start < s < start + 60:
                 self.mark(s, s + length, u, u + width, [c * gain for c in ground.asphalt])
         for u in ground.rails:
-            for s0, s1 in zip(self.stations, self.stations[1:], strict=False):
+            for s0, s1 in pairwise(self.stations):
                 self.mark(s0, s1, u - 0.09, u + 0.09, (92, 88, 86))
         for line in ground.lines:
             for s0, s1 in self.spans(line):
@@ -185,7 +186,7 @@ class GroundPainter:
             first = int(start / 9.0) * 9
             strokes = [(first + 9.0 * k, first + 9.0 * k + 3.6) for k in range(9)]
         else:
-            strokes = list(zip(self.stations, self.stations[1:], strict=False))
+            strokes = list(pairwise(self.stations))
         return [
             (a, b)
             for a, b in strokes

@@ -2,8 +2,7 @@
 
 from kdlib.simulate.classes import VEGETATION
 from kdlib.simulate.dice import Dice
-from kdlib.simulate.people import limb
-from kdlib.simulate.shape import DISC, Builder, Color, Shape
+from kdlib.simulate.shape import DISC, Builder, Color, Shape, limb
 
 
 def blob(dice: Dice, x: float, y: float, rx: float, ry: float, rough: float = 0.25) -> list:
@@ -86,7 +85,7 @@ def tree(dice: Dice, kinds: tuple[tuple[str, float], ...], greens: tuple[Color, 
             )
     elif kind == "palm":
         builder.face(limb(0, 0, 0.3, high * 0.8, 0.2, 0.14), bark)
-        for a, b in DISC[::1]:
+        for a, b in DISC:
             w = high * 0.22
             builder.face(
                 [

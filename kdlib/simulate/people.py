@@ -2,7 +2,7 @@
 
 from kdlib.simulate.classes import BICYCLE, MOTORCYCLE, PERSON, RIDER
 from kdlib.simulate.dice import Dice
-from kdlib.simulate.shape import Builder, Color, Shape
+from kdlib.simulate.shape import Builder, Color, Shape, limb
 
 SKINS = ((240, 205, 178), (224, 180, 148), (190, 138, 100), (140, 94, 62), (92, 60, 42))
 HAIRS = ((28, 22, 20), (62, 42, 30), (110, 76, 44), (190, 156, 96), (150, 148, 146), (120, 44, 30))
@@ -20,11 +20,6 @@ FRAMES = (
     (60, 120, 70),
     (220, 150, 40),
 )
-
-
-def limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> list:
-    """A tapering upright-ish bar from (x0, y0) to (x1, y1)."""
-    return [(x0 - w0, y0), (x0 + w0, y0), (x1 + w1, y1), (x1 - w1, y1)]
 
 
 def head(builder: Builder, dice: Dice, x: float, y: float, helmet: bool, part: int = 0) -> None:

@@ -11,6 +11,10 @@ from kdlib.simulate.style import WorldStyle
 
 VIEW = 125.0  # metres that can be seen ahead
 WHITE = (226, 226, 222)
+AHEAD = (0.0, 1.0)  # sine and cosine of the angle to the road's way
+WALLS = ((150, 146, 140), (168, 96, 74), (186, 178, 162), (120, 122, 124), (140, 110, 90))
+FENCES = ((150, 112, 78), (216, 214, 208), (70, 90, 76), (60, 62, 66), (128, 132, 134),
+          (110, 84, 62))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,7 @@ class Thing:
     s: float
     u: float
     y: float = 0.0
-    yaw: tuple[float, float] | None = (
-        0.0,
-        1.0,
-    )  # (sine, cosine) to the road; None faces the camera
+    yaw: tuple[float, float] | None = AHEAD  # None: it faces the camera
     speed: float = 0.0  # m/s along the road
     drift: float = 0.0  # m/s to the right
     deep: float = 0.0  # metres that it reaches beyond s; orders the painting
@@ -85,8 +86,6 @@ class Plan:
     def add(self, shape: Shape, s: float, u: float, **more) -> None:
         """Put a thing into the clip."""
         self.things.append(Thing(shape, s, u, **more))
-
-    # Ground -------------------------------------------------------------------------------------
 
     def ground(self) -> Ground:
         """Carriageway, sidewalks, verges and everything painted on them."""
@@ -203,34 +202,11 @@ class Plan:
         step = length / pieces
         high = dice.uniform(0.8, 1.5) if low else dice.uniform(1.5, 3.2)
         if kind == "wall":
-            color = dice.tint(
-                dice.pick(
-                    (
-                        (150, 146, 140),
-                        (168, 96, 74),
-                        (186, 178, 162),
-                        (120, 122, 124),
-                        (140, 110, 90),
-                    )
-                ),
-                0.15,
-            )
+            color = dice.tint(dice.pick(WALLS), 0.15)
             style = (dice.pick(("brick", "panels", "stones")), color, high + 0.4)
             made = [barriers.wall(dice, step, style) for _ in range(min(pieces, 2))]
         elif kind == "fence":
-            color = dice.tint(
-                dice.pick(
-                    (
-                        (150, 112, 78),
-                        (216, 214, 208),
-                        (70, 90, 76),
-                        (60, 62, 66),
-                        (128, 132, 134),
-                        (110, 84, 62),
-                    )
-                ),
-                0.15,
-            )
+            color = dice.tint(dice.pick(FENCES), 0.15)
             style = (dice.pick(("boards", "rails", "panel", "boards")), color, high)
             made = [barriers.fence(dice, step, style)]
         else:

@@ -11,7 +11,7 @@ from kdlib.simulate.dice import Dice
 from kdlib.simulate.ground import GroundPainter, bonnet
 from kdlib.simulate.light import Light
 from kdlib.simulate.plan import Thing
-from kdlib.simulate.shape import Canvas
+from kdlib.simulate.shape import Canvas, Shape
 from kdlib.simulate.sky import Backdrop, sky_colors
 from kdlib.simulate.style import WORLDS
 from kdlib.simulate.weather import SHEET, Finish
@@ -146,7 +146,7 @@ class Renderer:
             canvas.limit(painter.last_row(s))
             if canvas.ids is not None and shape.parts[0] in BOXED and number < 250:
                 number += 2
-                drawn.append((number - 1, thing, self._extent(view, thing, x, y, z, sine, cosine)))
+                drawn.append((number - 1, thing, self._extent(view, shape, x, y, z, sine, cosine)))
                 canvas.draw(shape, x, y, z, sine, cosine, number - 1)
             else:
                 canvas.draw(shape, x, y, z, sine, cosine)
@@ -183,7 +183,9 @@ class Renderer:
                 polygons.append(painter.quad(s - d, s + d, u - w - left, u + w + right, thing.y))
         return [points for points in polygons if points is not None]
 
-    def _lamps(self, view, shape, x, y, z, sine, cosine) -> list[tuple]:
+    def _lamps(
+        self, view: View, shape: Shape, x: float, y: float, z: float, sine: float, cosine: float
+    ) -> list[tuple]:
         """The lamps of a shape as (column, row, radius, b, g, r); place in large pixels."""
         out = []
         for lx, ly, lz, radius, color in shape.lamps:
@@ -194,26 +196,28 @@ class Renderer:
                 out.append((column, row, min(int(radius * view.focal / pz / OVER), 48), *shown))
         return out
 
-    def _extent(self, view, thing, x, y, z, sine, cosine) -> list[tuple[int, int, int, int]]:
-        """Where each part of a thing would reach (x1, y1, x2, y2), in large pixels, unclipped."""
-        verts = thing.shape.verts
+    def _extent(
+        self, view: View, shape: Shape, x: float, y: float, z: float, sine: float, cosine: float
+    ) -> list[tuple[int, int, int, int]]:
+        """Where each part of a shape would reach (x1, y1, x2, y2), in large pixels, unclipped."""
+        verts = shape.verts
         vz = np.maximum(verts[:, 2] * cosine - verts[:, 0] * sine + z, NEAR)
         points = (
             view.screen(verts[:, 0] * cosine + verts[:, 2] * sine + x, verts[:, 1] + y, vz) >> 4
         )
         extents = []
-        for part in range(len(thing.shape.parts)):
+        for part in range(len(shape.parts)):
             rows = [
                 np.arange(a, a + n * c)
                 for a, n, c, p, label in zip(
-                    thing.shape.start,
-                    thing.shape.count,
-                    thing.shape.corners,
-                    thing.shape.part,
-                    thing.shape.label,
+                    shape.start,
+                    shape.count,
+                    shape.corners,
+                    shape.part,
+                    shape.label,
                     strict=True,
                 )
-                if p == part and label == thing.shape.parts[part]
+                if p == part and label == shape.parts[part]
             ]
             chosen = points[np.concatenate(rows)]
             extents.append((*chosen.min(axis=0).tolist(), *chosen.max(axis=0).tolist()))

@@ -19,6 +19,11 @@ DISC = ((0.0, 1.0), (0.5, 0.866), (0.866, 0.5), (1.0, 0.0), (0.866, -0.5), (0.5,
         (-0.5, 0.866))  # fmt: skip
 
 
+def limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> list:
+    """A tapering upright-ish bar from (x0, y0) to (x1, y1)."""
+    return [(x0 - w0, y0), (x0 + w0, y0), (x1 + w1, y1), (x1 - w1, y1)]
+
+
 @dataclass(frozen=True)
 class Shape:
     """Faces in the thing's own metres: x right, y up, z along its way.
@@ -195,7 +200,7 @@ class Canvas:
             return
         mask = np.zeros((self.view.height - top, self.view.width), np.uint8)
         for points in polygons:
-            cv2.fillPoly(mask, [points - np.array((0, top * UNIT), np.int32)], 255, shift=SHIFT)
+            cv2.fillPoly(mask, [points - np.array((0, top * UNIT), np.int32)], 1, shift=SHIFT)
         # In one word per pixel: keep 5/8 of every colour, with the class byte left as it is.
         word = self.pixels[top:].view(np.uint32)[..., 0]
         dark = (word >> 1 & 0x7F7F7F) + (word >> 3 & 0x1F1F1F) | word & 0xFF000000
@@ -230,7 +235,7 @@ class Canvas:
         hidden = shape.size < 2.0 * nearest / self.view.focal
         if shape.solid:
             heads, third = shape.heads, shape.third
-            a = points[heads]
+            a = points[heads].astype(np.int64)
             b, c = points[heads + third] - a, points[heads + 2 * third] - a
             hidden |= (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0] >= 0) & shape.culled
         for f in np.flatnonzero(~hidden).tolist():
@@ -241,7 +246,15 @@ class Canvas:
             polygons = [part] if count == 1 else list(part.reshape(count, corners, 2))
             self.paint(polygons, color, numbers[f])
 
-    def _draw_clipped(self, shape, vx, vy, vz, colors, numbers) -> None:
+    def _draw_clipped(
+        self,
+        shape: Shape,
+        vx: np.ndarray,
+        vy: np.ndarray,
+        vz: np.ndarray,
+        colors: list[list[int]],
+        numbers: list[int],
+    ) -> None:
         """Draw a shape that reaches behind the near plane, polygon by polygon."""
         for f, start in enumerate(shape.start):
             color = [*colors[f], shape.label[f]]

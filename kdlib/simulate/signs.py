@@ -2,8 +2,7 @@
 
 from kdlib.simulate.classes import POLE, SIGN
 from kdlib.simulate.dice import Dice
-from kdlib.simulate.people import limb
-from kdlib.simulate.shape import Builder, Shape
+from kdlib.simulate.shape import Builder, Shape, limb
 from kdlib.simulate.street import BLUE, GREEN, METALS, RED, WHITE, YELLOW
 
 

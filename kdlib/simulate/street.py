@@ -2,8 +2,7 @@
 
 from kdlib.simulate.classes import IGNORE, LIGHT, POLE
 from kdlib.simulate.dice import Dice
-from kdlib.simulate.people import limb
-from kdlib.simulate.shape import Builder, Shape
+from kdlib.simulate.shape import Builder, Shape, limb
 
 METALS = ((120, 122, 126), (88, 92, 96), (150, 152, 156), (60, 66, 62), (104, 84, 66))
 RED, BLUE, GREEN, YELLOW, WHITE = (

@@ -282,11 +282,10 @@ print("ok: no evaluation clip; pool and held-out clips are apart")
 # %%
 gone = pd.read_csv(manifest.parent / "dropped.csv")
 gone["reason"] = gone["reason"].str.split(":").str[0]
-kept_frames = len(rows) / (len(rows) + gone["count"].sum())
-print(f"{len(rows)} frames stored, {100 * kept_frames:.0f} % of what was sampled")
-gone.groupby("reason")["count"].agg(clips="size", frames="sum") if len(
-    gone
-) else "nothing was left out"
+taken = 100 * len(rows) / (len(rows) + gone["count"].sum())
+print(f"{len(rows)} frames stored, {taken:.0f} % of what was sampled")
+for reason, group in gone.groupby("reason"):
+    print(f"{reason}: {group['count'].sum()} frames of {len(group)} clips")
 
 # %% [markdown]
 # ## Shuffled on the way in

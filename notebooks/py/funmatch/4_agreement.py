@@ -130,8 +130,8 @@ tables.curve_table(records, "pool", prefix=prefix)
 # ## More patience
 #
 # Now the pictures stay as they are and the length of training changes: from a quarter of the steps
-# to twice as many. Each point is a run of its own with its own decay of the learning rate. The middle of a
-# long run is not a short run: its learning rate is still high there.
+# to twice as many. Each point is a run of its own with its own decay of the learning rate. The
+# middle of a long run is not a short run: its learning rate is still high there.
 
 # %%
 patience = figures.curve(records, "schedule", prefix=prefix)

@@ -13,12 +13,12 @@ seed = 0  # of the networks in the pictures; tables show every seed that has a r
 # %%
 from IPython.display import Markdown, display
 
-from kdlib import config, evaluation, experiment, runtime
+from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.report import arms, figures, ledger, look, notes, pictures, published, sentences, tables
 from kdlib.report.provenance import provenance
-from kdlib.report.records import read_records, write_atomic, write_record
+from kdlib.report.records import read_records, write_record
 
 # %%
 root = config.repository()
@@ -71,7 +71,8 @@ print(f"{len(records)} records; published: {printed.title if printed else 'not o
 
 # %%
 table = tables.function_matching_table(records, printed, prefix=prefix)
-tables.function_matching_table(records, printed, prefix=prefix, compact=True)
+short = tables.function_matching_table(records, printed, prefix=prefix, compact=True)
+short
 
 # %% [markdown]
 # Read downwards. Rows (1), (2) and (3) have had the same number of steps from the same start; they
@@ -174,12 +175,13 @@ grid
 # %%
 book = ledger.ledger_table(paper)
 table.save(out / "table")
+short.save(out / "short")
 book.save(out / "ledger")
 saved = {"headline": headline, "classes": classes, "pictures": grid, **curves}
 for name, figure in saved.items():
     look.save(figure, out / f"{name}.png")
 text = sentences.finding(found) + ".\n\n" + notes.validity(found) + "\n"
-write_atomic(out / "finding.md", text.encode())
+files.write(out / "finding.md", text.encode())
 print("\n".join(sorted(path.name for path in out.iterdir())))
 
 # %% [markdown]

@@ -1,0 +1,43 @@
+"""Fills the README's first screen from the results: `python -m kdlib.report.readme`.
+
+The block between the two markers is a copy of what the results stage wrote; a test holds the two
+together, so that the README never shows a number that no record holds.
+"""
+
+import sys
+from pathlib import Path
+
+from kdlib import config, files
+
+BEGIN = "<!-- results:begin (written by `python -m kdlib.report.readme`) -->"
+END = "<!-- results:end -->"
+SUMMARY = Path("results/funmatch/sample/summary")
+
+
+def block(root: Path) -> str:
+    """The finding, its figure and its short table, as Markdown; links are relative to the root."""
+    folder = root / SUMMARY
+    finding = (folder / "finding.md").read_text(encoding="utf-8").strip()
+    table = (folder / "short.md").read_text(encoding="utf-8").strip()
+    picture = f"![{finding.splitlines()[0]}]({SUMMARY}/headline.png)"
+    return "\n\n".join([f"**{finding.splitlines()[0]}**", picture, table])
+
+
+def filled(text: str, content: str) -> str:
+    """The README's text with `content` between the markers. Raises ValueError without markers."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md: needs the lines {BEGIN!r} and {END!r} once each")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{content}\n\n{END}{rest.split(END)[1]}"
+
+
+def main() -> int:
+    """Rewrite README.md; the exit status."""
+    root = config.repository()
+    path = root / "README.md"
+    files.write(path, filled(path.read_text(encoding="utf-8"), block(root)).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
