@@ -279,7 +279,18 @@ def resolve(params: dict[str, Any], name: str, scale: str) -> dict[str, Any]:
     for key in overrides.get("common", {}):
         if not any(key in layer for layer in own):
             merged.pop(key)
+    if "times" in (schedule := merged.get("schedule") or {}):
+        merged["schedule"] = _lengthened(schedule, f"runs.{name}.schedule")
     return merged
+
+
+def _lengthened(schedule: dict[str, Any], where: str) -> dict[str, Any]:
+    """`times: 0.5` makes a schedule half as long at every scale, whatever that scale's steps are."""
+    rest = {key: value for key, value in schedule.items() if key != "times"}
+    times = _value(float, schedule["times"], f"{where}.times")
+    if not times > 0:
+        raise ConfigError(f"{where}.times: must be over 0, found {times}")
+    return rest | {"steps": round(_value(int, rest.get("steps"), f"{where}.steps") * times)}
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -187,7 +187,9 @@ def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> N
 def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> dict[str, Any]:
     """The run's part of a result record; `kdlib.report.records` adds where it was made."""
     run = parts.run
-    return {
+    # How many labels released weights have seen is not ours to know.
+    labels = {} if run.released else {"labels": len(parts.labelled)}
+    return labels | {
         "run": run.name,
         "title": run.title,
         "scale": run.scale,
@@ -202,7 +204,6 @@ def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> di
         "wall_s": round(trained.seconds, 1),
         "steps": run.schedule.steps,
         "samples_seen": trained.samples,
-        "labels": len(parts.labelled),
         "images": len(parts.source),
         "parameters": parameter_count(parts.network),
         "metrics": scores,
