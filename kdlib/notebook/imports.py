@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from kdlib.notebook import NotebookError
 
-PIPELINES = ("dvc.yaml", "evidence/dvc.yaml")
+PIPELINES = ("dvc.yaml", "evidence/dvc.yaml", "evidence/camvid/dvc.yaml")
 
 
 def closure(start: Path, root: Path) -> list[str]:
