@@ -96,9 +96,7 @@ def main() -> None:
     cpu, wall = (best["loop"][i] / best["networks"][i] for i in (0, 1))
     print(f"ratio     {cpu:7.2f}         {wall:7.2f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"peak memory of the process: {peak:.0f} MiB, {fabric.device}, {fabric._precision.precision}"
-    )
+    print(f"peak memory of the process: {peak:.0f} MiB, on {fabric.device}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Rooms, from the ground up (a room imports only rooms below it):
 1. ``config``, ``runtime``, ``checkpoint``, ``files``, ``progress``, ``resize``
 2. ``losses``, ``metrics``, ``models``, ``data`` (none imports another)
 3. ``methods``, ``teacher``
-4. ``training``, ``evaluation``, ``experiment``
+4. ``training``, ``evaluation``, ``unlabelled``, ``experiment``
 5. ``report``
 
 ``simulate`` stands apart and imports at most floor 1. ``notebook`` runs the notebooks.

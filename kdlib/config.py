@@ -285,7 +285,7 @@ def resolve(params: dict[str, Any], name: str, scale: str) -> dict[str, Any]:
 
 
 def _lengthened(schedule: dict[str, Any], where: str) -> dict[str, Any]:
-    """`times: 0.5` makes a schedule half as long at every scale, whatever that scale's steps are."""
+    """`times: 0.5` makes a schedule half as long at every scale, whatever its steps are there."""
     rest = {key: value for key, value in schedule.items() if key != "times"}
     times = _value(float, schedule["times"], f"{where}.times")
     if not times > 0:

@@ -15,8 +15,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +25,14 @@ from torch import nn
 
 from kdlib import checkpoint, config, evaluation, methods, models, runtime, training
 from kdlib.config import Run, load_run
-from kdlib.data import frames, layouts, loader
-from kdlib.data.layouts.sample import Sample, Video
+from kdlib.data import layouts, loader
+from kdlib.data.layouts.sample import Sample
 from kdlib.models import espnet
 from kdlib.teacher import Teacher
+from kdlib.unlabelled import MissingError, extract_frames, require_data
 
 HELDOUT_FRAMES = 400  # unseen unlabelled frames on which agreement is measured
 TEACHER_SAMPLE = 40  # stills on which a teacher must reach its recorded score before it teaches
-VIDEO_FILES = (".mov", ".mp4", ".mkv", ".avi")
-SMOKE_DATA = Path(".cache/smoke-data")
-
-
-class MissingError(RuntimeError):
-    """Something that an earlier stage makes is not there; the message names the stage."""
 
 
 @dataclass(frozen=True)
@@ -251,37 +244,6 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
     return teacher, _hash_file(root / taught.folder / "model.safetensors")
 
 
-def extract_frames(run: Run) -> Path:
-    """Clip the run's unlabelled frames into shards; the manifest's path. See kdlib.data.frames."""
-    root, how = config.repository(), run.frames
-    require_data(run, root)
-    return frames.extract(
-        videos(run),
-        root / run.folder,
-        drop_ids=layouts.get(run.data.layout).evaluation_ids(root / run.data.root),
-        heldout=how.heldout,
-        stride=how.stride,
-        rate=how.rate,
-        size=how.size,
-        quality=how.quality,
-        frames_per_shard=how.frames_per_shard,
-        duplicate_threshold=how.duplicate_threshold,
-        seed=run.seed,
-        # Outside the run's folder, which DVC empties before a stage runs again.
-        scratch=root / ".cache" / "resume" / f"{run.name}-{run.scale}",
-    )
-
-
-def videos(run: Run) -> list[Video]:
-    """The clips that a frames run reads, evaluation clips included."""
-    root, data, how = config.repository(), run.data, run.frames
-    if how.folder is not None:
-        found = sorted(p for p in (root / how.folder).iterdir() if p.suffix in VIDEO_FILES)
-        return [Video(path.stem, path) for path in found]
-    layout = layouts.get(data.layout)
-    return [v for split in how.splits for v in layout.videos(root / data.root, split)]
-
-
 def make(run: Run) -> dict[str, Any] | None:
     """The whole of a run without its notebook's explanations; its facts, None for a frames run.
 
@@ -379,19 +341,6 @@ def _outdated(run: Run, done: Path) -> bool:
         return False
     notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
     return notes["settings_hash"] != run.settings_hash()
-
-
-def require_data(run: Run, root: Path) -> None:
-    """The run's data tree; rendered on the spot at smoke scale."""
-    place = root / run.data.root
-    if run.scale == "smoke" and not (root / SMOKE_DATA).is_dir():
-        out = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
-        subprocess.run([*out, "--out", str(SMOKE_DATA)], cwd=root, check=True)
-    if not place.is_dir():
-        raise MissingError(
-            f"{place}: no such folder. `make data` restores the simulated data; other data sets "
-            "are put there by hand (README, section on real data)."
-        )
 
 
 def _teacher_sample(run: Run, root: Path) -> list[Sample]:

@@ -12,8 +12,8 @@ import torch
 from kdlib import checkpoint, experiment
 from kdlib.config import Subset, load_run
 from kdlib.data.loader import DataError
-from kdlib.experiment import MissingError
 from kdlib.teacher import TeacherError
+from kdlib.unlabelled import SMOKE_DATA, MissingError
 
 PARAMS = """
 scale: sample
@@ -184,7 +184,7 @@ def test_what_an_earlier_stage_makes_is_missed_by_name(teacher):
 
 
 def test_at_smoke_scale_what_is_missing_or_outdated_is_made_on_the_spot(repository):
-    (repository / experiment.SMOKE_DATA).mkdir(parents=True)  # nothing to render
+    (repository / SMOKE_DATA).mkdir(parents=True)  # nothing to render
     run = load_run("toy-distil", scale="smoke")
     path = repository / load_run("toy-teacher", scale="smoke").folder / "model.json"
     experiment.prepare(run)

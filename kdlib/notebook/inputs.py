@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kdlib import experiment, files, progress
+from kdlib import files, progress, unlabelled
 from kdlib.config import ConfigError, Run, Subset, load_run, read_params
 from kdlib.data import layouts, loader
 
@@ -43,7 +43,7 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
     hashes = _Hashes()
     written = []
     for run in progress.bar(runs, title="inputs"):
-        experiment.require_data(run, root)
+        unlabelled.require_data(run, root)
         body = {"run": run.name, "scale": scale, "settings": settings(run)}
         body["data"] = data_hashes(run, root, hashes)
         path = out / f"{run.name}.json"
@@ -72,7 +72,7 @@ def data_hashes(run: Run, root: Path, hashes: "_Hashes") -> dict[str, str]:
     data, place = run.data, root / run.data.root
     layout = layouts.get(data.layout)
     if run.frames is not None:
-        clips = hashes.of(video.path for video in experiment.videos(run))
+        clips = hashes.of(video.path for video in unlabelled.videos(run))
         kept_out = "\n".join(sorted(layout.evaluation_ids(place)))
         return {"videos": clips, "evaluation_ids": hashlib.sha256(kept_out.encode()).hexdigest()}
     found = {}

@@ -36,7 +36,7 @@ import pandas as pd
 from ipywidgets import FloatSlider, interact
 
 # %%
-from kdlib import config, experiment
+from kdlib import config, unlabelled
 from kdlib.data import decode, layouts
 from kdlib.data.shards import Shards
 
@@ -47,7 +47,7 @@ from kdlib.data.shards import Shards
 cfg = config.load_run(run, scale=scale, seed=seed)
 how, root = cfg.frames, config.repository()
 layout = layouts.get(cfg.data.layout)
-experiment.require_data(cfg, root)
+unlabelled.require_data(cfg, root)
 plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "figure.dpi": 90})
 pd.Series({k: str(v) for k, v in vars(how).items()}, name="value").to_frame()
 
@@ -61,7 +61,7 @@ pd.Series({k: str(v) for k, v in vars(how).items()}, name="value").to_frame()
 # One row for each clip, from the file's header. Nothing is decoded yet.
 
 # %%
-clips = experiment.videos(cfg)
+clips = unlabelled.videos(cfg)
 
 
 def header(video):
@@ -237,7 +237,7 @@ print("\n".join(leaks[:4]))
 # stopped and ends with the same bytes.
 
 # %%
-manifest = experiment.extract_frames(cfg)
+manifest = unlabelled.extract_frames(cfg)
 
 # %% [markdown]
 # The lines above give the pace in decoded frames a second, over all processes.

@@ -1,0 +1,71 @@
+"""Data on disk before training: the tree a run reads, and the clipping of its unlabelled frames.
+
+Apart from `kdlib.experiment`, so that the frames stage depends on nothing that trains: 16 million
+frames are not clipped again because a loss has changed.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from kdlib import config
+from kdlib.config import Run
+from kdlib.data import frames, layouts
+from kdlib.data.layouts.sample import Video
+
+SMOKE_DATA = Path(".cache/smoke-data")
+VIDEO_FILES = (".mov", ".mp4", ".mkv", ".avi")
+
+
+class MissingError(RuntimeError):
+    """Something that an earlier step makes is not there; the message names the step."""
+
+
+def require_data(run: Run, root: Path) -> None:
+    """Check that the run's data tree is there; at smoke scale it is rendered on the spot.
+
+    Raises MissingError.
+    """
+    place = root / run.data.root
+    if run.scale == "smoke" and not (root / SMOKE_DATA).is_dir():
+        # Under another name until it is whole: a killed rendering is finished by the next call.
+        draft = root / f"{SMOKE_DATA}.draft"
+        command = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
+        subprocess.run([*command, "--out", str(draft)], cwd=root, check=True)
+        draft.rename(root / SMOKE_DATA)
+    if not place.is_dir():
+        raise MissingError(
+            f"{place}: no such folder. `make data` restores the simulated data; other data sets "
+            "are put there by hand (README, section on real data)."
+        )
+
+
+def videos(run: Run) -> list[Video]:
+    """The clips that a frames run reads, evaluation clips included."""
+    root, data, how = config.repository(), run.data, run.frames
+    if how.folder is not None:
+        found = sorted(p for p in (root / how.folder).iterdir() if p.suffix in VIDEO_FILES)
+        return [Video(path.stem, path) for path in found]
+    layout = layouts.get(data.layout)
+    return [v for split in how.splits for v in layout.videos(root / data.root, split)]
+
+
+def extract_frames(run: Run) -> Path:
+    """Clip the run's unlabelled frames into shards; the manifest's path. See kdlib.data.frames."""
+    root, how = config.repository(), run.frames
+    require_data(run, root)
+    return frames.extract(
+        videos(run),
+        root / run.folder,
+        drop_ids=layouts.get(run.data.layout).evaluation_ids(root / run.data.root),
+        heldout=how.heldout,
+        stride=how.stride,
+        rate=how.rate,
+        size=how.size,
+        quality=how.quality,
+        frames_per_shard=how.frames_per_shard,
+        duplicate_threshold=how.duplicate_threshold,
+        seed=run.seed,
+        # Outside the run's folder, which DVC empties before a stage runs again.
+        scratch=root / ".cache" / "resume" / f"{run.name}-{run.scale}",
+    )
