@@ -152,8 +152,9 @@ def test_closure_follows_imports_and_nothing_else(tmp_path):
 
 def test_closure_is_put_right_with_comments_kept(tmp_path):
     (tmp_path / "kdlib").mkdir()
-    (tmp_path / "evidence").mkdir()
-    (tmp_path / "evidence/dvc.yaml").write_text("stages: {}\n")
+    for name in imports.PIPELINES[1:]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("stages: {}\n")
     for name, text in {"a": "import kdlib.b\n", "b": "x = 1\n", "c": "x = 1\n"}.items():
         (tmp_path / f"kdlib/{name}.py").write_text(text)
     (tmp_path / "text.py").write_text("import kdlib.a\n")

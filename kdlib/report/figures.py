@@ -100,13 +100,15 @@ def class_bars(
 ) -> Picture:
     """IoU of each class for teacher and the three ways; classes by the teacher's IoU, or as given.
 
-    A class that is absent from the split has no marks and is named as absent.
+    A class that is given and absent from the split has no marks and is named as absent.
     """
     records = arms.one_scale(records, scale)
     names = ("teacher", *ARMS)
     table = {name: _class_iou(records, f"{prefix}-{name}") for name in names}
     means = pd.DataFrame({name: rows.mean() for name, rows in table.items()}, columns=names)
     if classes is None:
+        # The records' other data sets bring classes of their own, which are empty here.
+        means = means.dropna(how="all")
         classes = list(means.sort_values("teacher", ascending=False, kind="stable").index)
     means = means.reindex(classes)
     with style():
