@@ -27,7 +27,9 @@ from kdlib.notebook import NotebookError, check_tree, pairs, root_of
 
 OK, FAILED, DEAD_KERNEL = 0, 1, 138
 OUTPUT = "notebook.ipynb"
-READS_RECORDS = "reads-records"  # tag of the parameters cell of notebooks that train nothing
+# Tags of the parameters cell: this page trains nothing; or its run's folder is one out of DVC and
+# has the same bytes whenever it is made, which an executed notebook has not.
+APART = {"reads-records", "own-folder"}
 # Read by the kernel's process when it starts; what the user has set stays.
 ENVIRONMENT = {
     "KDLIB_HEADLESS": "1",  # progress as lines, see kdlib.progress
@@ -52,8 +54,8 @@ def run(text: Path, given: dict[str, Any]) -> int:
     check_tree(root)
     notebook = pairs.read_text(text)
     values = checked(pairs.parameters(notebook, str(text)), given, str(text))
-    reads_only = any(READS_RECORDS in cell.metadata.get("tags", []) for cell in notebook.cells)
-    place = folder_of(values, text, root, reads_only) / OUTPUT
+    apart = any(APART & set(cell.metadata.get("tags", [])) for cell in notebook.cells)
+    place = folder_of(values, text, root, apart) / OUTPUT
     os.environ.update({k: v for k, v in ENVIRONMENT.items() if k not in os.environ})
 
     title = " ".join(str(values[key]) for key in ("run", "scale") if key in values)
@@ -79,10 +81,10 @@ def checked(known: dict[str, object], given: dict[str, Any], notebook: str) -> d
     return {**known, **given}
 
 
-def folder_of(values: dict[str, Any], text: Path, root: Path, reads_only: bool) -> Path:
+def folder_of(values: dict[str, Any], text: Path, root: Path, apart: bool) -> Path:
     """Where the executed notebook goes, relative to the root; checks the run's name and scale.
 
-    A notebook that trains lies beside what it made; one that only reads records has its own folder.
+    A notebook that trains lies beside what it made; one that is tagged so has its own folder.
     """
     scale, seed = values.get("scale", "any"), values.get("seed", 0)
     own = Path("runs") / scale / f"{text.parent.name}-{text.stem}" / f"seed-{seed}"
@@ -94,7 +96,7 @@ def folder_of(values: dict[str, Any], text: Path, root: Path, reads_only: bool) 
         folder = load_run(values["run"], scale=scale, seed=seed).folder
     finally:
         os.chdir(before)
-    return own if reads_only else folder
+    return own if apart else folder
 
 
 def _execute(

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from kdlib.progress import bar
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -19,8 +21,8 @@ def cores() -> int:
 
 
 def progress(total: int, unit: str) -> tqdm:
-    """A progress bar that does not flood a log."""
-    return tqdm(total=total, unit=unit, mininterval=2.0, dynamic_ncols=True)
+    """A progress bar over the clips of a rendering."""
+    return bar(title="rendering", total=total, unit=unit)
 
 
 def spread(work: Callable[[A], B], items: Iterable[A], workers: int | None) -> Iterator[B]:

@@ -14,7 +14,7 @@
 #
 # It looks at one clip first, then at each rule by itself, then runs the whole thing.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "own-folder"]
 run = "funmatch-frames"  # a run of params.yaml that clips frames
 scale = "smoke"  # smoke | sample | gpu | paper
 seed = 0  # draws the held-out clips and the order of the frames
