@@ -21,7 +21,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup data repro evidence test lab lint clean distclean
+.PHONY: help setup data repro unlock evidence test lab lint clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,15 @@ setup: $(READY)  ## make .venv with the locked packages (once; 6 GB on Linux)
 data: $(READY)  ## restore data/: pull it where a DVC remote has it, else render it; check its hash
 	@python -m kdlib.simulate restore
 
-repro: data  ## run the main job: frames, teacher, students, tables and figures
+repro: data unlock  ## run the main job: frames, teacher, students, tables and figures
 	@dvc repro
 
-evidence: data  ## run the further seeds, pool sizes and schedules behind the committed figures (hours)
+evidence: data unlock  ## run the further seeds, pool sizes and schedules behind the committed figures (hours)
 	@dvc repro evidence/dvc.yaml
+
+# A kill -9 that hits DVC itself can leave its lock file empty, which DVC then can't read.
+unlock:
+	@test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock
 
 test: $(READY)  ## run all tests
 	@python -m pytest $(PYTEST_ARGS)
