@@ -12,6 +12,7 @@ from kdlib import config, files
 BEGIN = "<!-- results:begin (written by `python -m kdlib.report.readme`) -->"
 END = "<!-- results:end -->"
 SUMMARY = Path("results/funmatch/sample/summary")
+REAL = Path("results/funmatch/sample/camvid-summary")
 
 
 def block(root: Path) -> str:
@@ -20,7 +21,12 @@ def block(root: Path) -> str:
     finding = (folder / "finding.md").read_text(encoding="utf-8").strip()
     table = (folder / "short.md").read_text(encoding="utf-8").strip()
     picture = f"![{finding.splitlines()[0]}]({SUMMARY}/headline.png)"
-    return "\n\n".join([f"**{finding.splitlines()[0]}**", picture, table])
+    parts = [f"**On simulated driving video: {finding.splitlines()[0]}**", picture, table]
+    if (root / REAL / "finding.md").is_file():
+        real = (root / REAL / "finding.md").read_text(encoding="utf-8").splitlines()[0]
+        words = "CamVid, 30 labels of one drive, a released ESPNet as the teacher"
+        parts.append(f"**On real images** ({words}): {real} [Table and figures]({REAL}).")
+    return "\n\n".join(parts)
 
 
 def filled(text: str, content: str) -> str:
