@@ -465,6 +465,14 @@ def test_unverified_figures_are_marked(paper, full):
     assert any(note.startswith("‡ unverified") for note in shown.notes)
 
 
+def test_a_title_compares_all_ways_over_the_same_lengths(tmp_path):
+    lengths = dict(matching_half=(0.45,), supervised_half=(0.41,), supervised_double=(0.40,))
+    records = frame(tmp_path, supervised=SUPERVISED[:1], matching=MATCHING[:1], **lengths)
+    points = tables.curve_points(records, "schedule")
+    title = sentences.curve_finding(points, "schedule")
+    assert title.startswith("2× the steps") and title.endswith("points (one seed)")
+
+
 def test_curves_take_their_points_from_records(tmp_path):
     records = frame(
         tmp_path,

@@ -67,6 +67,8 @@ def agreement_finding(agreement: Mapping[str, pd.Series]) -> str:
 
 def curve_finding(points: pd.DataFrame, kind: str) -> str:
     """What the ends of the curve tell, judged seed by seed."""
+    if kind == "schedule":
+        points = _same_lengths(points)
     changes = {}
     for arm, rows in points.groupby("arm", sort=False):
         table = rows.pivot_table(index="seed", columns="nominal", values="miou").sort_index(axis=1)
@@ -96,7 +98,16 @@ def curve_finding(points: pd.DataFrame, kind: str) -> str:
         f"{SHORT[arm]} {arms.spread_text(last - first)}"
         for arm, (last, first, _) in reversed(changes.items())
     ]
-    return f"{factor:g}× the steps change mIoU by: {', '.join(listed)} points"
+    one = " (one seed)" if all(len(last) == 1 for last, _, _ in changes.values()) else ""
+    return f"{factor:g}× the steps change mIoU by: {', '.join(listed)} points{one}"
+
+
+def _same_lengths(points: pd.DataFrame) -> pd.DataFrame:
+    """Only the lengths that every arm with a curve was run at, so that one factor fits them all."""
+    lengths = [set(rows["nominal"]) for _, rows in points.groupby("arm")]
+    curves = [of for of in lengths if len(of) > 1]
+    common = set.intersection(*curves) if curves else set()
+    return points[points["nominal"].isin(common)] if len(common) > 1 else points
 
 
 def class_finding(means: pd.DataFrame) -> str:
