@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from clips import die, moving, picture, write_clip
 
-from kdlib.data import frames, packing, parts
+from kdlib.data import crew, frames, packing, parts
 from kdlib.data.crew import DIED, work_through
 from kdlib.data.decode import Sampling, read_clip
 from kdlib.data.frames import extract
@@ -255,6 +255,28 @@ def test_a_worker_that_dies_takes_nobody_with_it():
     tasks = [(number, 5) for number in range(12)]
     got = list(work_through(die, tasks, workers=2))
     assert got == [DIED if number == 5 else number for number in range(12)]
+
+
+def test_a_pool_that_breaks_while_tasks_are_handed_out(monkeypatch):
+    pools = []
+
+    class Pool(crew.ProcessPoolExecutor):
+        """The first pool breaks at its third task, before that task is taken."""
+
+        def submit(self, *words):
+            if self is pools[0] and self.handed_out == 2:
+                raise crew.BrokenProcessPool("broken in between")
+            self.handed_out += 1
+            return super().submit(*words)
+
+    def pool(workers):
+        made = Pool(workers, crew.get_context("spawn"), initializer=crew._start)
+        made.handed_out = 0
+        pools.append(made)
+        return made
+
+    monkeypatch.setattr(crew, "_pool", pool)
+    assert list(work_through(abs, [(-number,) for number in range(6)], workers=2)) == [*range(6)]
 
 
 def test_a_clip_that_kills_its_decoder_is_listed(clips, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def work_through(
     try:
         while True:
             for task in islice(tasks, AHEAD * workers - len(out)):
-                out.append((task, pool.submit(function, *task)))
+                out.append((task, _submit(pool, function, task)))
             if not out:
                 return
             task, future = out.popleft()
@@ -59,6 +59,16 @@ def work_through(
                 pool = _pool(workers)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Any], task: tuple) -> Future:
+    """The task's future; one that has failed already where the pool broke a moment ago."""
+    try:
+        return pool.submit(function, *task)
+    except BrokenProcessPool as error:
+        failed: Future = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _one_by_one(function: Callable[..., Any], tasks: list[tuple]) -> Iterator[Any]:

@@ -24,7 +24,7 @@ PACKAGES = {  # name in the record -> distributions that may hold it
     "kdlib": ("kdlib",),
 }
 # What the pipeline writes into the work tree while it runs does not make the code another one.
-WRITTEN = ("results", "dvc.lock", "notebooks/*.ipynb", "README.md")
+WRITTEN = ("results", "dvc.lock", "evidence/**/dvc.lock", "notebooks/**/*.ipynb", "README.md")
 
 
 def provenance(
