@@ -316,8 +316,24 @@ def _start(run: Run, root: Path, network: nn.Module) -> str:
     start = load_run(run.init, scale=run.scale, seed=run.seed)
     path = _require_run(start, root) / "model.safetensors"
     tensors, _ = checkpoint.load(path)
+    before, after = (len(layouts.get(r.data.layout).CLASSES) for r in (start, run))
+    if before != after:
+        tensors = _with_new_classes(tensors, network, before, after)
     checkpoint.fit(network, tensors, path)
     return _hash_file(path)
+
+
+def _with_new_classes(
+    tensors: dict[str, torch.Tensor], network: nn.Module, before: int, after: int
+) -> dict[str, torch.Tensor]:
+    """Weights of a network for other classes; layers that score the classes stay as drawn."""
+    own = network.state_dict()
+
+    def scores_classes(key: str) -> bool:
+        there, here = tensors[key].shape, own[key].shape if key in own else ()
+        return there != here and there[:1] == (before,) and here == (after, *there[1:])
+
+    return {key: own[key] if scores_classes(key) else tensors[key] for key in tensors}
 
 
 def _require_run(run: Run, root: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import checkpoint, experiment
+from kdlib import checkpoint, experiment, models
 from kdlib.config import Subset, load_run
 from kdlib.data.loader import DataError
 from kdlib.teacher import TeacherError
@@ -204,3 +204,20 @@ def test_nothing_is_learnt_or_chosen_on_the_reported_split(teacher, part):
     data = dataclasses.replace(run.data, **{part: value})
     with pytest.raises(DataError, match="2 reported stills"):
         experiment.prepare(dataclasses.replace(run, data=data))
+
+
+def test_weights_for_other_classes_leave_the_classifiers_as_drawn(tmp_path):
+    shape = dict(blocks=[1, 1], width=4, output_stride=4, stem="small")
+    before, after = (models.build("pspnet", classes, **shape) for classes in (19, 11))
+    drawn = {key: value.clone() for key, value in after.state_dict().items()}
+    tensors = experiment._with_new_classes(before.state_dict(), after, 19, 11)
+    checkpoint.fit(after, tensors, tmp_path)
+    kept = {key for key, value in after.state_dict().items() if torch.equal(value, drawn[key])}
+    scorers = {"classifier.weight", "classifier.bias", "aux_head.2.weight", "aux_head.2.bias"}
+    assert scorers <= kept and "backbone.conv1.weight" not in kept
+    for key in set(drawn) - scorers:
+        assert torch.equal(after.state_dict()[key], before.state_dict()[key])
+    other = models.build("pspnet", 11, **shape | {"width": 8})
+    with pytest.raises(checkpoint.CheckpointError, match="another network"):
+        tensors = experiment._with_new_classes(before.state_dict(), other, 19, 11)
+        checkpoint.fit(other, tensors, tmp_path)
