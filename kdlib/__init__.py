@@ -3,8 +3,8 @@
 Rooms, from the ground up (a room imports only rooms below it):
 
 1. ``config``, ``runtime``, ``checkpoint``, ``files``, ``progress``, ``resize``
-2. ``losses``, ``metrics``, ``models``, ``data`` (none imports another)
-3. ``methods``, ``teacher``
+2. ``losses``, ``metrics``, ``models``, ``data``, ``schedule`` (none imports another)
+3. ``methods``, ``teacher``, ``views``
 4. ``training``, ``evaluation``, ``unlabelled``, ``experiment``
 5. ``report``
 

@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     check = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "check", help="name every missing, truncated, mis-sized or wrongly coded file of a tree"
     )
-    check.add_argument("layout", help="bdd100k, camvid")
+    check.add_argument("layout", help="bdd100k, camvid, cityscapes, ade20k")
     check.add_argument("root", type=Path, help="folder of the tree")
     check.add_argument("--size", type=_size, help="HEIGHTxWIDTH that every image must have")
     check.add_argument("--full", action="store_true", help="decode every video wholly")

@@ -46,7 +46,7 @@ class Subset:
 class Data:
     """Where images and labels come from, and which of them play which part."""
 
-    layout: str  # a module of kdlib.data.layouts: bdd100k, camvid
+    layout: str  # a module of kdlib.data.layouts: bdd100k, camvid, cityscapes, ade20k
     root: str  # folder of the official tree, relative to the repository
     size: tuple[int, int]  # (height, width) to which images are resized when read, pixels
     labelled: Subset  # images whose labels train the teacher and the supervised student
@@ -98,16 +98,34 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Structured:
+    """Structured distillation: which terms join the cross entropy, and under whose weights."""
+
+    terms: tuple[Literal["pixelwise", "pairwise", "holistic"], ...]
+    weights: Literal["paper", "journal-default", "journal-script", "conference"]
+    window: int | None = None  # pixels a side of a pair-wise node; None = as the weights' source
+    critic: Literal["wgan-gp", "hinge"] | None = None  # None = as the weights' source
+    critic_blocks: int = 4  # fewer for logits under 64 pixels a side
+    unlabelled: bool = False  # unlabelled images join; the terms but the cross entropy count there
+
+
+@dataclass(frozen=True)
 class Method:
     """What the student learns from."""
 
-    name: Literal["supervised", "distil", "matching"]
+    name: Literal["supervised", "distil", "matching", "structured"]
     temperature: float = 1.0
     mixup: bool = False  # matching: blend each image with its neighbour in the batch
     label_weight: float = 0.0  # distil: weight of the cross entropy with the labels
     class_weights: Literal["none", "inverse-sqrt"] = "none"  # of the labelled images' frequencies
+    structured: Structured | None = None
 
     def __post_init__(self):
+        if (self.name == "structured") != (self.structured is not None):
+            raise ConfigError(
+                f"method.structured: {self.name} "
+                + ("needs this block" if self.structured is None else "has none, only structured")
+            )
         for key, only in (("mixup", "matching"), ("label_weight", "distil")):
             if getattr(self, key) and self.name != only:
                 raise ConfigError(f"method.{key}: {self.name} has none, only {only} does")
@@ -162,14 +180,21 @@ class Run:
         records = Path("results") / self.name.split("-")[0] / "records"
         return records / self.scale / self.name / f"seed-{self.seed}.json"
 
-    def settings_hash(self) -> str:
-        """Hash of everything that may change a result, but for the seed."""
+    def settings(self) -> dict[str, Any]:
+        """Everything that may change a result, but for the seed."""
         settings = dataclasses.asdict(self)
         for key in ("name", "seed", "title"):
             settings.pop(key)
         for key in ("workers", "save_every_s"):
             (settings["schedule"] or {}).pop(key, None)
-        text = json.dumps(settings, sort_keys=True, default=list)
+        # The block of another method changes nothing here.
+        method = settings["method"] or {}
+        settings["method"] = {k: v for k, v in method.items() if v is not None} or None
+        return settings
+
+    def settings_hash(self) -> str:
+        """Hash of `settings`."""
+        text = json.dumps(self.settings(), sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from kdlib import progress
+from kdlib import progress, views
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import Source, resize
@@ -28,16 +28,20 @@ def evaluate(
     *,
     fabric: Fabric,
     teacher: nn.Module | None = None,
+    how: views.Views | None = None,
     batch: int = 8,
     title: str = "evaluation",
 ) -> dict[str, Any]:
-    """Scores on labelled stills: whole image, single scale, at the labels' own resolution.
+    """Scores on labelled stills at the labels' own resolution: whole image, single scale.
 
     Images are shrunk to `size_hw` for the network; logits are upsampled to the label's size before
-    the argmax. Returns fractions: miou (mean over classes that occur in truth or prediction),
-    miou_official (BDD100K's rule: over classes that occur in the truth), category_miou where the
-    layout has categories, pixel_accuracy, iou per class (None where absent), and agreement with
-    `teacher` where one is given.
+    the argmax. `how` asks for other views instead (tiles, mirror images, several scales).
+
+    Returns fractions: miou (mean over classes that occur in truth or prediction), miou_official
+    (BDD100K's rule: over classes that occur in the truth), miou_zero (structured distillation's
+    rule: absent classes count as 0), category_miou where the layout has categories, pixel_accuracy,
+    iou per class (None where absent), and agreement with `teacher` where one is given; agreement
+    is always that of whole images.
     """
     reader = layouts.get(layout)
     classes = len(reader.CLASSES)
@@ -47,8 +51,11 @@ def evaluate(
         images = [resize(reader.read_image(sample.image), size_hw) for sample in some]
         labels = [torch.from_numpy(reader.read_label(sample.label)) for sample in some]
         logits = pair.compare(images, [label.shape for label in labels])
-        for one, label in zip(logits, labels, strict=True):
-            prediction = bilinear(one[None].float(), label.shape)[0].argmax(dim=0)
+        for one, image, label in zip(logits, images, labels, strict=True):
+            if how is None:
+                prediction = bilinear(one[None].float(), label.shape)[0].argmax(dim=0)
+            else:
+                prediction = pair.scores(image, label.shape, how)[0].argmax(dim=0)
             truth = label.to(fabric.device).long()
             confusion += metrics.confusion_matrix(prediction, truth, classes, ignore_index=255)
     return summary(confusion.cpu(), reader) | pair.agreement()
@@ -99,6 +106,7 @@ def summary(confusion: torch.Tensor, reader: ModuleType) -> dict[str, Any]:
     scores: dict[str, Any] = {
         "miou": float(metrics.mean_iou(confusion)),
         "miou_official": float(metrics.mean_iou(confusion, absent="bdd100k")),
+        "miou_zero": float(metrics.mean_iou(confusion, absent="zero")),
         "pixel_accuracy": float(metrics.pixel_accuracy(confusion)),
         "iou": {
             name: None if value != value else value
@@ -139,6 +147,13 @@ class _Pair:
             taught = bilinear(other[None].float(), size).argmax(1)
             self.confusion += metrics.confusion_matrix(seen, taught, self.classes, ignore_index=255)
         return logits
+
+    @torch.inference_mode()
+    def scores(self, image: Any, size: tuple[int, int], how: views.Views) -> torch.Tensor:
+        """Scores (1, C, H, W) of one image by the views asked for."""
+        with self.fabric.autocast():
+            tensor = _to_device([image], self.fabric)
+            return views.scores(lambda x: self.network(x).logits, tensor, size, how)
 
     def agreement(self) -> dict[str, dict[str, float]]:
         """{"agreement": pixel, miou, kl}, or nothing where there was no teacher."""

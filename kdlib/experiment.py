@@ -65,7 +65,8 @@ def prepare(run: Run) -> Parts:
     _check_report(run, root, report)
     labels = loader.Remembered(loader.Stills(data.layout, labelled, data.size, labels=True))
 
-    method = methods.build(run.method, _class_weights(run, labels))
+    classes = len(layouts.get(data.layout).CLASSES)
+    method = methods.build(run.method, _class_weights(run, labels), classes)
     source, pool_hash = _source(run, root, labels, method)
     torch.manual_seed(runtime.seed_for(run.seed, "weights", run.model.architecture))
     network = build_network(run)

@@ -23,6 +23,7 @@ from kdlib.config import Run, Schedule
 from kdlib.data import augment, loader
 from kdlib.methods import Method
 from kdlib.runtime import generator, seed_for
+from kdlib.schedule import learning_rate, poly_lr  # noqa: F401  (both belong to a run's training)
 
 LOG_EVERY = 50  # steps between two rows of the history, and between two looks at the losses
 
@@ -69,11 +70,12 @@ def train(
     module, optimizer = fabric.setup(network, make_optimizer(plan, student))
     averaged = {k: v.detach().clone() for k, v in student.state_dict().items()} if plan.ema else {}
     student.train()
+    method.begin(fabric, run.seed, plan.steps)
 
     # 2. Where to begin.
     first, history, before = 0, [], 0.0
     if (resume / "state.safetensors").is_file():
-        first, history, before = _restore(resume, student, optimizer, averaged)
+        first, history, before = _restore(resume, student, optimizer, averaged, method)
     log = _Log(live, history) if fabric.is_global_zero else None
 
     # 3. Batches from there on.
@@ -98,7 +100,8 @@ def train(
         views = _views(next(feed), run, method, step, fabric)
         with torch.inference_mode(), fabric.autocast():
             target = teacher(views.images) if teacher is not None else None
-        terms = method.terms(views, module(views.images), target)
+        output = module(views.images)
+        terms = method.terms(views, output, target)
         loss = sum(method.weights[name] * term for name, term in terms.items())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, step)
@@ -112,8 +115,9 @@ def train(
         optimizer.step()
         if plan.ema:
             _average(averaged, student, plan.ema)
+        beside = method.follow(views, output, target, step)
 
-        for name, term in (terms | {"loss": loss}).items():
+        for name, term in (terms | beside | {"loss": loss}).items():
             sums[name] = sums.get(name, 0) + term.detach()
         last = step + 1 == plan.steps
         if (step + 1) % LOG_EVERY and not last:
@@ -126,7 +130,7 @@ def train(
             log.add(row)
         if not last and fabric.is_global_zero and time.monotonic() - saved > plan.save_every_s:
             seconds = before + time.monotonic() - started
-            _save(resume, step + 1, student, optimizer, averaged, history, seconds)
+            _save(resume, step + 1, student, optimizer, averaged, method, history, seconds)
             saved = time.monotonic()
 
     # 5. The result.
@@ -135,19 +139,6 @@ def train(
     fabric.barrier()
     seconds = before + time.monotonic() - started
     return Trained(weights, history, seconds, plan.steps * plan.batch)
-
-
-def learning_rate(plan: Schedule, step: int) -> float:
-    """Learning rate of a step: linear warm-up, then cosine or poly decay to 0 over all steps."""
-    warm = min(1.0, (step + 1) / plan.warmup) if plan.warmup else 1.0
-    if plan.decay == "poly":
-        return warm * poly_lr(plan.lr, step, plan.steps)
-    return warm * plan.lr * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-
-
-def poly_lr(base: float, step: int, max_steps: int, power: float = 0.9) -> float:
-    """Poly schedule base * (1 - step / max_steps)^power, 0 from max_steps on."""
-    return base * max(0.0, 1 - step / max_steps) ** power
 
 
 def make_optimizer(plan: Schedule, student: nn.Module) -> torch.optim.Optimizer:
@@ -219,14 +210,15 @@ def _row(
     count = step % LOG_EVERY + 1
     totals = torch.stack([total.double() for total in sums.values()]) / count
     means = dict(zip(sums, fabric.all_reduce(totals, reduce_op="mean").tolist(), strict=True))
-    norm = float(nn.utils.get_total_norm([p.detach() for p in student.parameters()]))
+    own = [part for part in method.state().values() if part.is_floating_point()]
+    norm = float(nn.utils.get_total_norm([p.detach() for p in student.parameters()] + own))
     if not all(math.isfinite(value) for value in (norm, *means.values())):
         shown = ", ".join(f"{name} {value:g}" for name, value in means.items())
         raise TrainingError(
             f"loss or weights not finite between steps {step + 1 - count} and {step} ({shown}, "
-            f"norm of the weights {norm:g}). Lower schedule.lr, set schedule.clip_norm, or look "
-            "for broken images with `kdlib data check`. The last resume point is kept: it is from "
-            "before these steps."
+            f"norm of the weights {norm:g}). {method.cure}Lower schedule.lr, set "
+            "schedule.clip_norm, or look for broken images with `kdlib data check`. The last "
+            "resume point is kept: it is from before these steps."
         )
     weighted = {f"{n}_weighted": method.weights[n] * v for n, v in means.items() if n != "loss"}
     return {"step": step + 1, "lr": lr, **means, **weighted}
@@ -247,12 +239,14 @@ def _save(
     student: nn.Module,
     optimizer: torch.optim.Optimizer,
     averaged: dict[str, torch.Tensor],
+    method: Method,
     history: list[dict[str, float]],
     seconds: float,
 ) -> None:
     """A resume point: one file, replaced in one move."""
     tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
     tensors |= {f"averaged.{k}": v for k, v in averaged.items()}
+    tensors |= {f"method.{k}": v for k, v in method.state().items()}
     for number, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if value is not None:
@@ -270,8 +264,9 @@ def _restore(
     student: nn.Module,
     optimizer: torch.optim.Optimizer,
     averaged: dict[str, torch.Tensor],
+    method: Method,
 ) -> tuple[int, list[dict[str, float]], float]:
-    """Fill networks and optimiser from a resume point; the next step, the history, its seconds."""
+    """Fill all of these from a resume point; the next step, the history, its seconds."""
     path = folder / "state.safetensors"
     tensors, notes = checkpoint.load(path)
 
@@ -281,6 +276,7 @@ def _restore(
     checkpoint.fit(student, part("student."), path)
     for key, value in part("averaged.").items():
         averaged[key].copy_(value)
+    method.restore(part("method."))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in part("optimizer.").items():
         number, name = key.split(".", 1)

@@ -12,6 +12,7 @@ from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import Stills
 from kdlib.losses import matching
 from kdlib.models.outputs import SegmentationOutput
+from kdlib.views import Views
 
 HEIGHT, WIDTH = 32, 64  # of the files
 VIEW = (16, 32)  # what the networks see
@@ -162,3 +163,28 @@ def test_scores_of_nothing_but_ignored_pixels_are_no_numbers():
     scores = evaluation.summary(torch.zeros(19, 19, dtype=torch.int64), bdd100k)
     assert set(scores["iou"].values()) == {None}
     assert all(scores[key] != scores[key] for key in ("miou", "miou_official", "category_miou"))
+
+
+def test_other_views_of_an_image(stills, fabric):
+    class Watching(Reader):
+        def forward(self, images_NCHW):
+            sizes.add(tuple(images_NCHW.shape))
+            return super().forward(images_NCHW)
+
+    sizes: set[tuple[int, ...]] = set()
+    plain = evaluation.evaluate(Reader(), "bdd100k", stills, VIEW, fabric=fabric)
+    how = Views(mode="sliding", tile=(16, 12), stride=(16, 10), flip=True)
+    tiled = evaluation.evaluate(Watching(), "bdd100k", stills, VIEW, fabric=fabric, how=how)
+    # what this network answers depends on the pixel alone: tiles and mirror images change nothing
+    assert tiled == plain and (1, 3, 16, 12) in sizes
+    how = Views(scales=(0.25,))
+    shrunk = evaluation.evaluate(Reader(), "bdd100k", stills, VIEW, fabric=fabric, how=how)
+    assert shrunk != plain
+
+
+def test_the_rules_for_absent_classes_differ(stills, fabric):
+    scores = evaluation.evaluate(Reader(), "bdd100k", stills, VIEW, fabric=fabric)
+    known = [value for value in scores["iou"].values() if value is not None]
+    assert scores["miou"] == pytest.approx(sum(known) / len(known))
+    assert scores["miou_zero"] == pytest.approx(sum(known) / 19)
+    assert len(known) < 19 and scores["miou_official"] != scores["miou"]

@@ -11,8 +11,8 @@ from kdlib.report import readme
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "files": 0, "config": 1, "runtime": 1, "checkpoint": 1, "progress": 1, "resize": 1,
-    "losses": 2, "metrics": 2, "models": 2, "data": 2,
-    "methods": 3, "teacher": 3,
+    "schedule": 2, "losses": 2, "metrics": 2, "models": 2, "data": 2,
+    "methods": 3, "teacher": 3, "views": 3,
     "unlabelled": 4, "training": 4, "evaluation": 4, "experiment": 4,
     "report": 5, "__main__": 6,
     "simulate": 2, "notebook": 6,
@@ -61,9 +61,9 @@ def test_rooms_of_the_fourth_floor_make_no_circle():
 
 def test_a_method_is_known_in_one_place_only():
     """A new method costs its class and a line in `methods.build`: no other room asks its name."""
-    names = ("supervised", "distil", "matching")
+    names = ("supervised", "distil", "matching", "structured")
     for path in modules():
-        if path.name in ("methods.py", "config.py") or "report" in path.parts:
+        if path.name == "config.py" or {"methods", "report"} & set(path.parts):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Compare):
@@ -73,11 +73,15 @@ def test_a_method_is_known_in_one_place_only():
 
 def test_every_paper_has_its_files():
     """One loss file, a test of it, a folder of notebooks, published figures: what a paper costs."""
-    for paper, (loss, figures) in {"funmatch": ("matching", "function_matching")}.items():
+    papers = {
+        "funmatch": ("matching", "function_matching"),
+        "structured": ("structured", "structured_kd"),
+    }
+    for paper, (loss, figures) in papers.items():
         assert (ROOT / f"kdlib/losses/{loss}.py").is_file()
         assert (ROOT / f"tests/test_{loss}.py").is_file()
         assert (ROOT / f"published/{figures}.yaml").is_file()
-        assert list((ROOT / "notebooks/py" / paper).glob("5_*.py"))
+        assert list((ROOT / "notebooks/py" / paper).glob("*_results.py"))
         params = config.read_params(ROOT / "params.yaml")
         assert any(name.startswith(f"{paper}-") for name in params["runs"])
 

@@ -10,6 +10,7 @@ from kdlib import config, methods
 from kdlib.data.augment import Views
 from kdlib.losses import matching, supervised
 from kdlib.methods import Distil, FunctionMatching, Supervised
+from kdlib.methods import matching as matching_method
 from kdlib.models.outputs import SegmentationOutput
 from kdlib.runtime import generator
 from kdlib.teacher import Teacher, TeacherError
@@ -163,8 +164,8 @@ def test_mixup_ratios_are_uniform(views):
     ],
 )
 def test_parameters_name_the_method(settings, expected):
-    assert methods.build(settings, None) == expected
-    assert methods.build(settings, WEIGHTS).class_weights is WEIGHTS
+    assert methods.build(settings, None, C) == expected
+    assert methods.build(settings, WEIGHTS, C).class_weights is WEIGHTS
 
 
 def test_class_weights_by_hand():
@@ -184,13 +185,14 @@ def test_class_weights_without_any_label_are_refused():
 def test_a_cell_is_valid_where_its_centre_is():
     valid = torch.zeros(1, 8, 12, dtype=torch.bool)
     valid[:, :, :7] = True
-    cells = methods.at_stride(valid, (2, 3))
+    cells = matching_method.at_stride(valid, (2, 3))
     assert cells.tolist() == [[[True, True, False], [True, True, False]]]
     valid[:, :, 6] = False
-    assert methods.at_stride(valid, (2, 3)).tolist() == [[[True, False, False]] * 2]
-    assert torch.equal(methods.at_stride(valid, (8, 12)), valid)
+    assert matching_method.at_stride(valid, (2, 3)).tolist() == [[[True, False, False]] * 2]
+    assert torch.equal(matching_method.at_stride(valid, (8, 12)), valid)
     # logits of a size that does not divide the view's: the mask has their size all the same
-    assert methods.at_stride(torch.ones(2, 9, 13, dtype=torch.bool), (3, 4)).shape == (2, 3, 4)
+    odd = torch.ones(2, 9, 13, dtype=torch.bool)
+    assert matching_method.at_stride(odd, (3, 4)).shape == (2, 3, 4)
 
 
 class Network(nn.Module):

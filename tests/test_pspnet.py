@@ -78,6 +78,8 @@ def test_dilations_at_stride_8():
         ("imagenet", 8),
         ("imagenet", 16),
         ("imagenet", 32),
+        ("deep", 4),
+        ("deep", 8),
         ("small", 4),
         ("small", 8),
         ("small", 16),

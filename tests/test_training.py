@@ -20,7 +20,7 @@ from kdlib import checkpoint, config, methods, models, runtime, training
 from kdlib.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
-SIZE = (24, 40)
+SIZE = (32, 40)
 CLASSES = 3
 LOG_EVERY = 4
 
@@ -54,7 +54,7 @@ class Squares:
         return colours[label] + noise, label
 
 
-def make_run(method: str = "supervised", **schedule) -> config.Run:
+def make_run(method: str | config.Method = "supervised", **schedule) -> config.Run:
     subset = config.Subset("train")
     plan = {"steps": 14, "batch": 4, "lr": 4e-3, "warmup": 2, "workers": 0, "save_every_s": 0.0}
     return config.Run(
@@ -62,7 +62,7 @@ def make_run(method: str = "supervised", **schedule) -> config.Run:
         scale="smoke",
         seed=0,
         data=config.Data("bdd100k", "nowhere", SIZE, labelled=subset, report=subset),
-        method=config.Method(method),
+        method=method if isinstance(method, config.Method) else config.Method(method),
         schedule=config.Schedule(**{**plan, "precision": "float32", **schedule}),
         augment=config.Augment(zoom=(1.0, 1.4), colour=0.1),
     )
@@ -74,9 +74,16 @@ def network(word: str = "student", **options):
     return models.build("pspnet", CLASSES, **shape)
 
 
+def sure_teacher() -> Teacher:
+    """A teacher whose logits spread as a trained network's do: the critic divides by the spread."""
+    made = network("teacher")
+    with torch.no_grad():
+        made.classifier.weight *= 300
+    return Teacher(made, name="t", score=0.0)
+
+
 def train(folder: Path, run: config.Run, source=None, *, student=None, **options):
-    method = methods.build(run.method, None)
-    teacher = Teacher(network("teacher"), name="t", score=0.0) if method.needs_teacher else None
+    method = methods.build(run.method, None, CLASSES)
     return training.train(
         run,
         network() if student is None else student,
@@ -84,7 +91,7 @@ def train(folder: Path, run: config.Run, source=None, *, student=None, **options
         Squares() if source is None else source,
         fabric=runtime.fabric(run.schedule.precision),
         resume=folder,
-        teacher=teacher,
+        teacher=sure_teacher() if method.needs_teacher else None,
         **options,
     )
 
@@ -117,12 +124,19 @@ def test_the_same_run_gives_the_same_bits(tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+CRITIC = config.Method(
+    "structured",
+    structured=config.Structured(
+        ("pixelwise", "pairwise", "holistic"), "journal-script", critic_blocks=1
+    ),
+)
 VARIANTS = {
     "adamw": {},
     "adamw, clipped, matching": {"clip_norm": 0.5, "method": "matching"},
     "sgd": {"optimiser": "sgd", "lr": 0.05, "decay": "poly"},
     "averaged": {"ema": 0.9},
     "worker process": {"workers": 1},
+    "with a critic": {"method": CRITIC},
 }
 
 
@@ -228,6 +242,31 @@ def test_weights_spoilt_by_a_sound_loss_never_reach_a_resume_point(tmp_path):
         )
     state, _ = checkpoint.load(tmp_path / "state.safetensors")
     assert int(state["step"]) == 4
+    assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+
+
+def test_a_critic_that_blows_up_is_named_with_its_cure(tmp_path):
+    class Exploding(methods.Structured):
+        def follow(self, views, student, teacher, step):
+            if step == 9:
+                with torch.no_grad():
+                    next(self.critic.parameters()).fill_(math.inf)
+            return super().follow(views, student, teacher, step)
+
+    run = make_run(CRITIC)
+    with pytest.raises(training.TrainingError, match="between steps 8 and 11") as error:
+        training.train(
+            run,
+            network(),
+            Exploding(CRITIC.structured, CLASSES),
+            Squares(),
+            fabric=runtime.fabric("float32"),
+            resume=tmp_path,
+            teacher=sure_teacher(),
+        )
+    assert "critic nan" in str(error.value) and "critic: hinge" in str(error.value)
+    state, _ = checkpoint.load(tmp_path / "state.safetensors")
+    assert int(state["step"]) == 8
     assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
 
 

@@ -87,7 +87,7 @@ def _warnings(
         what = f"most images are not {height}x{width}, the data set's own size"
         cure = "none needed for a simulated or resized tree; say --size to check another size"
         found.append(Problem(root, what, cure, "warning"))
-    if official:
+    if official or module.SIZE is None:
         for part, count in module.COUNTS.items():
             if part in seen and seen[part] != count:
                 what = f"{seen[part]} files where the official set has {count}"

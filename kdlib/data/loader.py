@@ -147,14 +147,16 @@ class Batches(Dataset):
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
 
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Images (n, 3, H, W) uint8 and labels (n, H, W) uint8 or None."""
+        """Images (n, 3, H, W) uint8, labels (n, H, W) uint8 or None where no image has one."""
         start = step * self.batch
         places = range(start + self.rank, start + self.batch, self.world)
         items = [self.source.read(self._index(place)) for place in places]
         images = torch.from_numpy(np.stack([image for image, _ in items])).permute(0, 3, 1, 2)
         labels = [label for _, label in items]
-        if any(label is None for label in labels):
+        if all(label is None for label in labels):
             return images, None
+        unknown = np.full(images.shape[-2:], layouts.IGNORE, np.uint8)  # an image without a label
+        labels = [unknown if label is None else label for label in labels]
         return images, torch.from_numpy(np.stack(labels))
 
     def _index(self, place: int) -> int:

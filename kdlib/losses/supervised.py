@@ -76,3 +76,116 @@ def _mean_ce(
     )
     # a sum over no pixel is 0 and so is its gradient; only the division would make NaN of it
     return total / torch.where(norm > 0, norm, 1).to(dtype)
+
+
+def ohem_ce(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+    factor: int = 8,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Cross entropy of the hard pixels only: online hard example mining.
+
+    The released code of structured distillation (fact sheet structured_kd, section 1.4, where no
+    training script uses it). Hard is a pixel whose true class has a probability <= t, and t is
+    found on samples of the whole batch: round(H / f) x round(W / f) points per image, corners
+    aligned (halves of the division to the even number, as Python rounds), the probability of the
+    sampled label interpolated linearly between pixels, the label that of the nearest pixel, halves
+    up. With k = floor(min_kept / f^2):
+
+    - k >= number of samples with a label: t = 1, every labelled pixel is kept;
+    - otherwise t is the larger of `threshold` and the k-th smallest sampled probability, counted
+      from 1. For k = 0 there is no such sample and t = `threshold`.
+
+    Args:
+        logits: (N, C, h, w), any size; resized bilinearly to the labels, corners aligned. Half
+            types are computed in float32, float64 stays.
+        labels: (N, H, W) integers, class indices or `ignore_index`.
+        threshold: probability up to which a pixel is always hard.
+        min_kept: pixels of the batch to keep at least, roughly: the rule above counts samples.
+        factor: f, whole and positive; distance of the samples in pixels.
+        ignore_index: label that counts nowhere.
+
+    Returns:
+        Scalar: mean over the kept pixels of the batch. The choice itself has no gradient. Where
+        none is kept, as in a batch without labels, 0 with zero gradients.
+
+    Raises:
+        ValueError: labels that are not (N, H, W), a factor below 1 or a negative min_kept.
+    """
+    if labels.dim() != 3 or logits.dim() != 4 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels must be (N, H, W) for logits (N, C, h, w), not {tuple(labels.shape)} "
+            f"for {tuple(logits.shape)}"
+        )
+    if factor < 1 or min_kept < 0:
+        raise ValueError(
+            f"factor must be 1 or more and min_kept not negative, not {factor} and {min_kept}"
+        )
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    labels_NHW = labels.long()
+    log_p_NCHW = bilinear(logits.to(dtype), tuple(labels.shape[1:])).log_softmax(1)
+    with torch.no_grad():
+        valid_NHW = labels_NHW != ignore_index
+        target_N1HW = labels_NHW.where(valid_NHW, 0).unsqueeze(1)
+        p_NHW = log_p_NCHW.gather(1, target_N1HW).squeeze(1).exp()
+        limit = _ohem_limit(
+            log_p_NCHW, labels_NHW, threshold, min_kept // factor**2, factor, ignore_index
+        )
+        kept_NHW = valid_NHW & (p_NHW <= limit)
+        norm = kept_NHW.sum()
+        labels_NHW = labels_NHW.where(kept_NHW, ignore_index)
+    if log_p_NCHW.is_cuda and torch.are_deterministic_algorithms_enabled():
+        # as in _mean_ce
+        log_p_NCHW = log_p_NCHW.permute(0, 2, 3, 1).flatten(0, 2)
+        labels_NHW = labels_NHW.flatten()
+    total = F.nll_loss(log_p_NCHW, labels_NHW, ignore_index=ignore_index, reduction="sum")
+    return total / torch.where(norm > 0, norm, 1).to(dtype)
+
+
+def _ohem_limit(
+    log_p_NCHW: Tensor,
+    labels_NHW: Tensor,
+    threshold: float,
+    k: int,
+    factor: int,
+    ignore_index: int,
+) -> Tensor:
+    """The probability up to which pixels are hard, as a scalar that never leaves the device."""
+    size = tuple(labels_NHW.shape[1:])
+    (low_h, high_h, near_h, part_h), (low_w, high_w, near_w, part_w) = (
+        _grid(side, round(side / factor), labels_NHW.device) for side in size
+    )
+    labels_Nhw = labels_NHW[:, near_h[:, None], near_w]
+    valid_Nhw = labels_Nhw != ignore_index
+    p_NP = log_p_NCHW.flatten(1)
+    offset_Nhw = labels_Nhw.where(valid_Nhw, 0) * (size[0] * size[1])
+
+    def at(rows: Tensor, columns: Tensor) -> Tensor:
+        index_Nhw = offset_Nhw + rows[:, None] * size[1] + columns
+        return p_NP.gather(1, index_Nhw.flatten(1)).view(index_Nhw.shape).exp()
+
+    part_h, part_w = part_h[:, None].to(p_NP.dtype), part_w.to(p_NP.dtype)
+    upper = (1 - part_w) * at(low_h, low_w) + part_w * at(low_h, high_w)
+    lower = (1 - part_w) * at(high_h, low_w) + part_w * at(high_h, high_w)
+    sampled = ((1 - part_h) * upper + part_h * lower).where(valid_Nhw, torch.inf)
+    # ignored samples come last; where k reaches them the limit is 1 anyway
+    ordered = torch.cat([sampled.flatten().sort().values, sampled.new_ones(1)])
+    limit = ordered.new_tensor(threshold)
+    if k > 0:
+        limit = torch.maximum(limit, ordered[min(k, len(ordered)) - 1])
+    return torch.where(valid_Nhw.sum() <= k, 1, limit)
+
+
+def _grid(size: int, points: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Points spread over 0 .. size - 1, ends included: neighbours, nearest, share of the upper."""
+    numerator = torch.arange(points, device=device) * (size - 1)
+    steps = max(points - 1, 1)
+    lower = numerator // steps
+    # floor(x + 1/2) in whole numbers, so that a half is a half
+    nearest = (2 * numerator + steps) // (2 * steps)
+    share = (numerator - lower * steps).double() / steps
+    return lower, (lower + 1).clamp(max=size - 1), nearest, share

@@ -1,26 +1,26 @@
 """Networks, one file per architecture, each with typed outputs and its own input normalisation."""
 
-from dataclasses import fields
-
 from torch import nn
 
+from kdlib.models import structured
 from kdlib.models.espnet import ESPNet, ESPNetC
+from kdlib.models.mobilenet import MobileNetV2Plus
 from kdlib.models.outputs import ModelError, SegmentationOutput
-from kdlib.models.pspnet import PSPNet
-from kdlib.models.resnet import ResNetConfig
+from kdlib.models.pspnet import build_pspnet
 
 __all__ = ["ARCHITECTURES", "ModelError", "SegmentationOutput", "build"]
 
 
-def _pspnet(num_classes: int, **options) -> PSPNet:
-    # the backbone's options are given flat, beside those of the head
-    names = {field.name for field in fields(ResNetConfig)}
-    backbone = ResNetConfig(**{key: value for key, value in options.items() if key in names})
-    head = {key: value for key, value in options.items() if key not in names}
-    return PSPNet(num_classes, backbone, **head)
-
-
-ARCHITECTURES = {"pspnet": _pspnet, "espnet": ESPNet, "espnet-c": ESPNetC}
+ARCHITECTURES = {
+    "pspnet": build_pspnet,
+    "espnet": ESPNet,
+    "espnet-c": ESPNetC,
+    "skd-pspnet-r101": structured.pspnet_r101,
+    "skd-resnet18-journal": structured.resnet18_journal,
+    "skd-resnet18": structured.resnet18,
+    "skd-resnet18-half": structured.resnet18_half,
+    "mobilenetv2plus": MobileNetV2Plus,
+}
 
 
 def build(architecture: str, num_classes: int, **options) -> nn.Module:
@@ -29,7 +29,8 @@ def build(architecture: str, num_classes: int, **options) -> nn.Module:
     Args:
         architecture: a key of `ARCHITECTURES`.
         num_classes: classes C.
-        options: keyword arguments of the network; for "pspnet" those of `ResNetConfig` as well.
+        options: keyword arguments of the network; for the PSPNets ("pspnet", "skd-...") those of
+            `ResNetConfig` as well.
 
     Raises:
         ModelError: an unknown name, an unknown option or an option of a wrong value.

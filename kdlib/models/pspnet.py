@@ -6,6 +6,8 @@ function_matching 4.7): the pyramid has a quarter of the last stage's channels (
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +17,21 @@ from kdlib.models.outputs import SegmentationOutput
 from kdlib.models.resnet import ResNet, ResNetConfig, imagenet_weights, initialise, norm_layer
 from kdlib.resize import pyramid_pool, spread
 
+ACTIVATIONS = ("relu", "leaky_relu", "none")
 
-def _conv_norm_relu(inputs: int, outputs: int, kernel: int, norm: str) -> nn.Sequential:
+
+def _conv_norm_act(
+    inputs: int, outputs: int, kernel: int, norm: str, activation: str, *, bias: bool = False
+) -> nn.Sequential:
+    act = {
+        "relu": lambda: nn.ReLU(inplace=True),
+        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+        "none": nn.Identity,
+    }[activation]
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias),
         norm_layer(norm, outputs),
-        nn.ReLU(inplace=True),
+        act(),
     )
 
 
@@ -31,11 +42,16 @@ class PyramidPooling(nn.Module):
     spread averages are concatenated and mixed by a 3x3 convolution.
     """
 
-    def __init__(self, inputs: int, channels: int, bins: Sequence[int], norm: str):
+    def __init__(
+        self, inputs: int, channels: int, bins: Sequence[int], norm: str, activation: str = "relu"
+    ):
         super().__init__()
         self.bins = tuple(bins)
-        self.reduce = nn.ModuleList(_conv_norm_relu(inputs, channels, 1, norm) for _ in self.bins)
-        self.bottleneck = _conv_norm_relu(inputs + channels * len(self.bins), channels, 3, norm)
+        self.reduce = nn.ModuleList(
+            _conv_norm_act(inputs, channels, 1, norm, activation) for _ in self.bins
+        )
+        mixed = inputs + channels * len(self.bins)
+        self.bottleneck = _conv_norm_act(mixed, channels, 3, norm, activation)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         size = tuple(x_NCHW.shape[-2:])
@@ -51,7 +67,8 @@ class PSPNet(nn.Module):
     """Pyramid scene parsing network.
 
     `forward(images_NCHW)` takes RGB in [0, 1] and returns a `SegmentationOutput` with logits at the
-    output stride (ceil(H / stride) x ceil(W / stride)), not upsampled. Features: "stage1" ...
+    output stride (ceil(H / stride) x ceil(W / stride); one more where `ceil_pool` finds a partial
+    window, 65 for 512 pixels), not upsampled. Features: "stage1" ...
     "stage4" of the backbone and "pyramid", the map that the classifier reads (after dropout).
 
     Args:
@@ -63,6 +80,9 @@ class PSPNet(nn.Module):
         aux: build the auxiliary head on the last stage but one. It runs in training mode only; in
             evaluation mode `aux` of the output is None.
         aux_channels: None: a quarter of that stage's channels.
+        aux_bias: give the auxiliary head's 3x3 convolution a bias, idle before its norm.
+        head_activation: "relu", "leaky_relu" (slope 0.01) or "none", behind every norm of the
+            pyramid and of the auxiliary head.
         dropout: probability of dropping a whole channel before each classifier.
         mean, std: input statistics of R, G, B as fractions.
         bgr: the backbone's weights expect B, G, R.
@@ -82,6 +102,8 @@ class PSPNet(nn.Module):
         pyramid_channels: int | None = None,
         aux: bool = True,
         aux_channels: int | None = None,
+        aux_bias: bool = False,
+        head_activation: Literal["relu", "leaky_relu", "none"] = "relu",
         dropout: float = 0.1,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -92,6 +114,10 @@ class PSPNet(nn.Module):
         backbone = backbone or ResNetConfig()
         if len(backbone.channels) < 2:
             raise ValueError(f"PSPNet needs a backbone of at least two stages, not {backbone}")
+        if head_activation not in ACTIVATIONS:
+            raise ValueError(
+                f"head_activation must be one of {ACTIVATIONS}, not {head_activation!r}"
+            )
         *_, before_last, last = backbone.channels
         pyramid_channels = pyramid_channels or max(1, last // 4)
         aux_channels = aux_channels or max(1, before_last // 4)
@@ -100,12 +126,16 @@ class PSPNet(nn.Module):
         self.output_stride = backbone.output_stride * shrink
         self.input_norm = InputNorm(mean, std, bgr=bgr)
         self.backbone = ResNet(backbone)
-        self.pyramid = PyramidPooling(last, pyramid_channels, pyramid_bins, backbone.norm)
+        self.pyramid = PyramidPooling(
+            last, pyramid_channels, pyramid_bins, backbone.norm, head_activation
+        )
         self.classifier = nn.Conv2d(pyramid_channels, num_classes, 1)
         self.aux_head = None
         if aux:
             self.aux_head = nn.Sequential(
-                _conv_norm_relu(before_last, aux_channels, 3, backbone.norm),
+                _conv_norm_act(
+                    before_last, aux_channels, 3, backbone.norm, head_activation, bias=aux_bias
+                ),
                 nn.Dropout2d(dropout),
                 nn.Conv2d(aux_channels, num_classes, 1),
             )
@@ -134,3 +164,11 @@ class PSPNet(nn.Module):
         features = {f"stage{i + 1}": stage for i, stage in enumerate(stages)}
         features["pyramid"] = pyramid_NCHW
         return SegmentationOutput(self.classifier(pyramid_NCHW), aux_NCHW, features)
+
+
+def build_pspnet(num_classes: int, **options) -> PSPNet:
+    """A PSPNet from flat options: those of `ResNetConfig` beside those of `PSPNet`."""
+    names = {field.name for field in fields(ResNetConfig)}
+    backbone = ResNetConfig(**{key: value for key, value in options.items() if key in names})
+    head = {key: value for key, value in options.items() if key not in names}
+    return PSPNet(num_classes, backbone, **head)

@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from kdlib import files, progress, unlabelled
 from kdlib.config import ConfigError, Run, Subset, load_run, read_params
@@ -24,9 +23,6 @@ from kdlib.data import layouts, loader
 
 # Above this a tree is known by names and sizes: reading it would take longer than using it.
 HASHED_BYTES = 50e9
-# What may change without changing a result.
-_FREE = ("name", "scale", "seed", "title")
-_FREE_SCHEDULE = ("workers", "save_every_s")
 
 
 def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
@@ -44,7 +40,8 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
     written = []
     for run in progress.bar(runs, title="inputs"):
         unlabelled.require_data(run, root)
-        body = {"run": run.name, "scale": scale, "settings": settings(run)}
+        settings = run.settings()
+        body = {"run": run.name, "scale": settings.pop("scale"), "settings": settings}
         body["data"] = data_hashes(run, root, hashes)
         path = out / f"{run.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,16 +49,6 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
             Path(temporary).write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
         written.append(path)
     return written
-
-
-def settings(run: Run) -> dict[str, Any]:
-    """Everything in the run that may change a result; the seed is the stage's own."""
-    found = dataclasses.asdict(run)
-    for key in _FREE:
-        found.pop(key)
-    for key in _FREE_SCHEDULE:
-        (found["schedule"] or {}).pop(key, None)
-    return found
 
 
 def data_hashes(run: Run, root: Path, hashes: "_Hashes") -> dict[str, str]:

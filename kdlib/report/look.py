@@ -29,8 +29,13 @@ COLOURS = {  # after Okabe and Ito
     "supervised": "#CC79A7",
     "distil": "#E69F00",
     "matching": "#0072B2",
+    "baseline": "#CC79A7",
+    "pi": "#E69F00",
+    "pi-pa": "#009E73",
+    "pi-pa-ho": "#0072B2",
 }
 MARKERS = {"teacher": "D", "start": "v", "supervised": "s", "distil": "^", "matching": "o"}
+MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,

@@ -1,5 +1,7 @@
 """Footnotes of tables: fair budget, validity of the recipe, and where the records come from."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -7,27 +9,38 @@ import pandas as pd
 from kdlib.report import arms
 from kdlib.report.arms import ARMS, LABELS, spread_text
 
+ARM_LABELS = MappingProxyType({name: LABELS[name] for name in ARMS})
 
-def budget(records: pd.DataFrame, prefix: str) -> str:
-    """Whether the three ways got the same steps and samples, and were made from the same data."""
-    rows = records[records["run"].isin([f"{prefix}-{name}" for name in ARMS])]
+
+def budget(
+    records: pd.DataFrame,
+    prefix: str,
+    labels: Mapping[str, str] = ARM_LABELS,
+    noun: str = "All three ways",
+) -> str:
+    """Whether the ways got the same steps and samples, and were made from the same data.
+
+    labels: name of a way (its run is `<prefix>-<name>`) -> what it is called in the sentence.
+    noun: all of them, as the subject of the sentence.
+    """
+    rows = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     if rows.empty:
         return ""
     wrong = []
-    for column, noun in (("steps", "steps"), ("samples_seen", "samples")):
-        found = {name: _values(rows, f"{prefix}-{name}", column) for name in ARMS}
+    for column, unit in (("steps", "steps"), ("samples_seen", "samples")):
+        found = {name: _values(rows, f"{prefix}-{name}", column) for name in labels}
         known = {name: values for name, values in found.items() if values}
         if len({value for values in known.values() for value in values}) > 1:
-            listed = (f"{LABELS[n]} {' and '.join(map(str, v))}" for n, v in known.items())
-            wrong.append(f"{noun} differ ({'; '.join(listed)})")
+            listed = (f"{labels[n]} {' and '.join(map(str, v))}" for n, v in known.items())
+            wrong.append(f"{unit} differ ({'; '.join(listed)})")
     if rows["data_hash"].nunique() > 1:
         wrong.append("data differ (see data_hash in the records)")
     if wrong:
         return f"Warning: the arms are not comparable: {'; '.join(wrong)}."
     ran = rows["run"].nunique()
-    if ran < len(ARMS):
+    if ran < len(labels):
         return ""
-    return f"All three ways: {int(rows['steps'].iloc[0]):,} steps and the same number of samples."
+    return f"{noun}: {int(rows['steps'].iloc[0]):,} steps and the same number of samples."
 
 
 def validity(found: dict[str, pd.Series]) -> str:

@@ -15,6 +15,9 @@ TRUST = MappingProxyType(  # mark in tables, and the footnote that explains it
     {
         "verified": ("", ""),
         "slides": ("†", "read on the authors' slides; the paper's own tables could not be read"),
+        "repository": ("§", "read in the authors' repository (readme, names of its files)"),
+        "measured": ("✓", "in the name of a released file, and measured again from that file"),
+        "notes": ("¶", "unverified: read in third-party notes or quotations of the paper"),
         "unverified": ("‡", "unverified: from memory or from a third party"),
     }
 )

@@ -13,10 +13,14 @@ BEGIN = "<!-- results:begin (written by `python -m kdlib.report.readme`) -->"
 END = "<!-- results:end -->"
 SUMMARY = Path("results/funmatch/sample/summary")
 REAL = Path("results/funmatch/sample/camvid-summary")
+STRUCTURED = Path("results/structured/sample/summary")
 
 
 def block(root: Path) -> str:
-    """The finding, its figure and its short table, as Markdown; links are relative to the root."""
+    """Findings, a figure and short tables, as Markdown; links are relative to the root.
+
+    Real images and structured distillation have a part where their results are there.
+    """
     folder = root / SUMMARY
     finding = (folder / "finding.md").read_text(encoding="utf-8").strip()
     table = (folder / "short.md").read_text(encoding="utf-8").strip()
@@ -26,6 +30,11 @@ def block(root: Path) -> str:
         real = (root / REAL / "finding.md").read_text(encoding="utf-8").splitlines()[0]
         words = "CamVid, 30 labels of one drive, a released ESPNet as the teacher"
         parts.append(f"**On real images** ({words}): {real} [Table and figures]({REAL}).")
+    if (root / STRUCTURED / "finding.md").is_file():
+        said = (root / STRUCTURED / "finding.md").read_text(encoding="utf-8").splitlines()[0]
+        where = f"[Figures, full table, deviations]({STRUCTURED})"
+        parts.append(f"**Structured distillation on simulated video: {said}** {where}.")
+        parts.append((root / STRUCTURED / "short.md").read_text(encoding="utf-8").strip())
     return "\n\n".join(parts)
 
 

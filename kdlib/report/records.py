@@ -43,7 +43,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "title": (str,),
     "extra": (dict,),
 }
-FRACTIONS = ("miou", "miou_official", "category_miou", "pixel_accuracy", "pixel")
+FRACTIONS = ("miou", "miou_official", "miou_zero", "category_miou", "pixel_accuracy", "pixel")
 PER_CLASS = ("iou", "category_iou")  # name -> fraction, or null where the class is absent
 
 

@@ -2,15 +2,20 @@
 
 Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, ``read_label``,
 ``inspections``, ``problems`` and the constants ``CLASSES``, ``IGNORE``, ``PALETTE``,
-``CATEGORIES``, ``SPLITS``.
+``CATEGORIES``, ``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``.
 """
 
 from types import ModuleType
 
-from kdlib.data.layouts import bdd100k, camvid
+from kdlib.data.layouts import ade20k, bdd100k, camvid, cityscapes
 from kdlib.data.layouts.sample import IGNORE, LayoutError, Problem, Sample, Video
 
-LAYOUTS: dict[str, ModuleType] = {"bdd100k": bdd100k, "camvid": camvid}
+LAYOUTS: dict[str, ModuleType] = {
+    "bdd100k": bdd100k,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+    "ade20k": ade20k,
+}
 
 __all__ = ["IGNORE", "LAYOUTS", "LayoutError", "Problem", "Sample", "Video", "get"]
 
@@ -22,5 +27,5 @@ def get(name: str) -> ModuleType:
         ValueError: unknown name; the text lists the known ones.
     """
     if name not in LAYOUTS:
-        raise ValueError(f"unknown layout {name!r}; known: {', '.join(sorted(LAYOUTS))}")
+        raise ValueError(f"unknown layout {name!r}; known: {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

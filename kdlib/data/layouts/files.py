@@ -79,7 +79,7 @@ def decode_label(path: Path, data: bytes, coding: Coding) -> np.ndarray:
     """Bytes of a mask file -> uint8 HW of class indices, 255 = ignore.
 
     Raises:
-        LayoutError: not one 8-bit channel, or values that `coding` does not know.
+        LayoutError: not one 8-bit channel, or values that `coding` does not know or doubts.
     """
     mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if mask is None:
@@ -94,13 +94,14 @@ def decode_label(path: Path, data: bytes, coding: Coding) -> np.ndarray:
     wrong_HW = label_HW == 254
     if wrong_HW.any():
         raise LayoutError(path, _foreign(np.unique(mask[wrong_HW]), coding), coding.mask_cure)
+    if coding.doubt is not None and (what := coding.doubt(mask)):
+        raise LayoutError(path, what, coding.mask_cure)
     return label_HW
 
 
 def _foreign(values: np.ndarray, coding: Coding) -> str:
-    last = len(coding.classes) - 1
     shown = ", ".join(str(value) for value in values[:6]) + (", ..." if len(values) > 6 else "")
-    what = f"holds the value(s) {shown} where only 0..{last} and {coding.void} are classes"
+    what = f"holds the value(s) {shown} where only {coding.known}"
     span, name = coding.foreign
     if all(int(value) in span for value in values):
         return f"{what}: these look like {name}"

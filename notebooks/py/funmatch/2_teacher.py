@@ -29,6 +29,7 @@ from kdlib import config, evaluation, experiment, methods, runtime
 from kdlib.data import augment, layouts
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
+from kdlib.report.sheet import sheet
 
 # %%
 started = time.time()
@@ -61,31 +62,15 @@ print(f"on {runtime.device_name(device)}")
 blank = [(0, 0, 0)] * (256 - len(layout.PALETTE))
 palette = np.array([*layout.PALETTE, *blank], np.uint8)  # ignored pixels turn black
 
-
-# %%
-def row_of(pictures, captions, title, height=1.5):
-    """Pictures side by side, or several rows of them."""
-    grid = [pictures] if not isinstance(pictures[0], list) else pictures
-    shape = (10, 0.3 + height * len(grid))
-    figure, axes = plt.subplots(len(grid), len(grid[0]), figsize=shape, squeeze=False)
-    for axis, picture in zip(axes.flat, [picture for row in grid for picture in row]):
-        axis.imshow(picture, interpolation="nearest")
-        axis.axis("off")
-    for axis, caption in zip(axes[0], captions):
-        axis.set_title(caption, fontsize=8, pad=3)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))
-    plt.show()
-
-
 # %%
 stills = [parts.source.read(i) for i in range(min(4, len(parts.source)))]
 ignored = 100 * np.mean([(label == 255).mean() for _, label in stills])
-row_of(
+sheet(
     [[image for image, _ in stills], [palette[label] for _, label in stills]],
     [sample.id for sample in parts.labelled],
     f"{len(stills)} of {len(parts.source)} labelled stills; {ignored:.1f} % of the pixels ignored",
 )
+plt.show()
 
 # %% [markdown]
 # The lower row is all that the teacher is told about the world at home. How much is that for each
@@ -158,11 +143,12 @@ numbers = augment.draw(5, cfg.augment, runtime.generator(seed, "preview"))
 views = augment.apply(images, labels, numbers, cfg.augment.crop or cfg.data.size)
 
 shown = [view.permute(1, 2, 0).numpy() for view in views.images]
-row_of(
+sheet(
     [shown, [palette[view.numpy()] for view in views.labels]],
     [f"zoom {zoom:.2f}" for zoom in numbers.zoom],
     f"Five views of one still: zoom {cfg.augment.zoom}, colour ± {100 * cfg.augment.colour:.0f} %",
 )
+plt.show()
 
 # %% [markdown]
 # Picture and label move together, and a mirrored street is still a street. At home the range of the
@@ -282,11 +268,12 @@ wrong = [
     np.where(((g != t) & (t != 255))[..., None], (255, 0, 110), p // 3 + 150).astype(np.uint8)
     for g, t, p in zip(guesses, truths, pictures)
 ]
-row_of(
+sheet(
     [pictures, [palette[t] for t in truths], [palette[g] for g in guesses], wrong],
     [sample.id for sample in chosen],
     f"From above: picture, truth, answer, errors ({100 * val['pixel_accuracy']:.0f} % right)",
 )
+plt.show()
 
 # %% [markdown]
 # After good training the errors are left along outlines and on small things. The teacher's answers,

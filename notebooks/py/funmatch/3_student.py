@@ -33,6 +33,7 @@ from kdlib.data.loader import Batches
 from kdlib.losses import matching
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
+from kdlib.report.sheet import sheet
 from kdlib.resize import to_grid
 
 # %%
@@ -122,27 +123,13 @@ print("ok: at high temperatures the gradient no longer depends on T")
 # %%
 pixels, labels = Batches(parts.source, 10, seed)[0]
 
-
-def sheet(rows, captions, title, height=1.25):
-    """Rows of pictures under one title."""
-    shape = (10, 0.35 + height * len(rows))
-    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=shape, squeeze=False)
-    for axis, picture in zip(axes.flat, [picture for row in rows for picture in row]):
-        axis.imshow(picture, interpolation="nearest")
-        axis.axis("off")
-    for axis, caption in zip(axes[0], captions):
-        axis.set_title(caption, fontsize=8, pad=3)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.2 / figure.get_figheight()))
-    plt.show()
-
-
 # %%
 shown = [picture.permute(1, 2, 0).numpy() for picture in pixels]
 extra = len(parts.source) - len(parts.labelled)
 times = len(parts.source) / len(parts.labelled)
 title = f"Ten of {len(parts.source):,} pictures: {times:.0f} times as many as there are labels"
 sheet([shown[:5], shown[5:]], [], title if extra else "Ten draws from the labelled stills")
+plt.show()
 
 # %% [markdown]
 # With function matching most of these were never labelled by anyone. With the other two ways the
@@ -172,12 +159,13 @@ picture = [view.permute(1, 2, 0).float().cpu().numpy() for view in views.images[
 answer = [palette[scores.argmax(0).cpu().numpy()] for scores in told[:5]]
 before = [palette[scores.argmax(0).cpu().numpy()] for scores in said[:5]]
 top = float(distance[:5].max())
-where = [plt.cm.magma(d.cpu().numpy() / top) for d in distance[:5]]
+where = [plt.cm.magma(d.cpu().numpy() / max(top, 1e-9)) for d in distance[:5]]
 sheet(
     [picture, answer, before, where],
     [f"KL {d.mean():.2f} nats" for d in distance[:5]],
     f"From above: view, teacher, student before training, distance (pale: {top:.1f} nats)",
 )
+plt.show()
 
 # %% [markdown]
 # The lowest row is the loss as a map, black where it is zero. It is bright where the student does
@@ -280,6 +268,7 @@ rows += [[palette[a] for a in group] for group in answers]
 words = ["picture", "truth", *["teacher"] * (len(answers) - 1), "student", "difference"]
 title = f"From above: {', '.join(words)}; {share:.0f} % of the pixels differ from the {other}"
 sheet([*rows, apart], [s.id for s in chosen], title, 1.5)
+plt.show()
 
 # %% [markdown]
 # Look for places where teacher and student are wrong together. For function matching that is

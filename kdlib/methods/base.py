@@ -1,0 +1,94 @@
+"""What the training loop relies on in a method."""
+
+from typing import Protocol
+
+import torch
+from lightning.fabric import Fabric
+
+from kdlib.data.augment import Views
+from kdlib.models.outputs import SegmentationOutput
+
+
+class Method(Protocol):
+    """What a student learns from.
+
+    A method says which data it takes, may change the views before both networks see them, and turns
+    (views, student output, teacher output) into a dict of named loss terms. `weights` holds the
+    factor of each term; the loop multiplies and adds, and logs each term before and after.
+
+    A method that trains something of its own beside the student (a critic) does so in `follow`. The
+    loop calls it after the student's step, logs the terms that it returns, and keeps `state` in the
+    resume points.
+    """
+
+    needs_labels: bool  # the labelled images come with their labels
+    needs_teacher: bool
+    needs_pool: bool  # unlabelled frames join the labelled images
+    cure: str  # what to change when a term is not finite, beyond the loop's own advice
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor of each term; a term without a weight is an error."""
+        ...
+
+    def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
+        """Make what the method trains itself anew, on the device, for a run of `steps` steps."""
+        ...
+
+    def prepare(self, views: Views, generator: torch.Generator) -> Views:
+        """The views as both networks shall see them."""
+        ...
+
+    def terms(
+        self, views: Views, student: SegmentationOutput, teacher: SegmentationOutput | None
+    ) -> dict[str, torch.Tensor]:
+        """Named scalar loss terms, unweighted."""
+        ...
+
+    def follow(
+        self,
+        views: Views,
+        student: SegmentationOutput,
+        teacher: SegmentationOutput | None,
+        step: int,
+    ) -> dict[str, torch.Tensor]:
+        """Train what is the method's own by one step, on the outputs of the student's step.
+
+        Returns its named terms, unweighted, for the log.
+        """
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `follow` has changed so far, by name."""
+        ...
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from such a state."""
+        ...
+
+
+class Alone:
+    """A method that trains nothing beside the student."""
+
+    cure = ""
+
+    def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
+        pass
+
+    def prepare(self, views: Views, generator: torch.Generator) -> Views:
+        return views
+
+    def follow(
+        self,
+        views: Views,
+        student: SegmentationOutput,
+        teacher: SegmentationOutput | None,
+        step: int,
+    ) -> dict[str, torch.Tensor]:
+        return {}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        pass
