@@ -276,16 +276,20 @@ def clone(tmp_path_factory):
 def test_first_repro_runs_everything(clone, stages):
     main = {name.split("@")[0] for name in stages if "evidence/" not in name}
     assert ran(clone.first) == main
-    records = list((clone.folder / "results/funmatch/records/smoke").rglob("*.json"))
-    assert len(records) == 6
-    for record in records:
-        assert json.loads(record.read_text())["scale"] == "smoke"
-    for folder in ("agreement", "summary"):
-        assert list((clone.folder / "results/funmatch/smoke" / folder).iterdir())
+    for paper, count in (("funmatch", 6), ("structured", 5)):
+        records = list((clone.folder / f"results/{paper}/records/smoke").rglob("*.json"))
+        assert len(records) == count
+        for record in records:
+            assert json.loads(record.read_text())["scale"] == "smoke"
+    written = ("funmatch/smoke/agreement", "funmatch/smoke/summary", "structured/smoke/summary")
+    for folder in written:
+        assert list((clone.folder / "results" / folder).iterdir())
     for run in ("pretrain", "teacher", "start", "supervised", "distil", "matching"):
         folder = clone.folder / f"runs/smoke/funmatch-seg-{run}/seed-0"
         assert (folder / "notebook.ipynb").is_file()
         assert str(clone.folder) not in (folder / "model.json").read_text()
+    critic = (clone.folder / "runs/smoke/structured-pi-pa-ho/seed-0/history.csv").read_text()
+    assert {"pixelwise", "pairwise", "holistic", "critic"} <= set(critic.splitlines()[0].split(","))
 
 
 @pytest.mark.slow

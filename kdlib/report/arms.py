@@ -151,5 +151,5 @@ def spread_text(values: pd.Series | Spread, digits: int = 1, sign: bool = True) 
     spread = values if isinstance(values, Spread) else Spread.of(values)
     if not spread.n:
         return "–"
-    mean = f"{spread.mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    mean = f"{spread.mean:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
     return mean if math.isnan(spread.sd) else f"{mean} ± {spread.sd:.{digits}f}"

@@ -12,7 +12,10 @@ from kdlib import config, files
 BEGIN = "<!-- results:begin (written by `python -m kdlib.report.readme`) -->"
 END = "<!-- results:end -->"
 SUMMARY = Path("results/funmatch/sample/summary")
-REAL = Path("results/funmatch/sample/camvid-summary")
+REAL = {  # folder of the results -> the teacher
+    Path("results/funmatch/sample/camvid-summary"): "a released ESPNet as the teacher",
+    Path("results/funmatch/sample/camvidown-summary"): "a teacher of our own, same 30 labels",
+}
 STRUCTURED = Path("results/structured/sample/summary")
 
 
@@ -26,10 +29,11 @@ def block(root: Path) -> str:
     table = (folder / "short.md").read_text(encoding="utf-8").strip()
     picture = f"![{finding.splitlines()[0]}]({SUMMARY}/headline.png)"
     parts = [f"**On simulated driving video: {finding.splitlines()[0]}**", picture, table]
-    if (root / REAL / "finding.md").is_file():
-        real = (root / REAL / "finding.md").read_text(encoding="utf-8").splitlines()[0]
-        words = "CamVid, 30 labels of one drive, a released ESPNet as the teacher"
-        parts.append(f"**On real images** ({words}): {real} [Table and figures]({REAL}).")
+    for place, teacher in REAL.items():
+        if (root / place / "finding.md").is_file():
+            real = (root / place / "finding.md").read_text(encoding="utf-8").splitlines()[0]
+            words = f"CamVid, 30 labels of one drive, {teacher}"
+            parts.append(f"**On real images** ({words}): {real} [Table and figures]({place}).")
     if (root / STRUCTURED / "finding.md").is_file():
         said = (root / STRUCTURED / "finding.md").read_text(encoding="utf-8").splitlines()[0]
         where = f"[Figures, full table, deviations]({STRUCTURED})"

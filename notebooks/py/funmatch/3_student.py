@@ -27,7 +27,6 @@ import pandas as pd
 import torch
 
 from kdlib import config, evaluation, experiment, runtime
-from kdlib.config import Augment
 from kdlib.data import augment, layouts
 from kdlib.data.loader import Batches
 from kdlib.losses import matching
@@ -183,7 +182,7 @@ print("ok: the same view gets the same answer")
 # picture in two colourings. Geometry is the same, so every pixel shows the same thing twice.
 
 # %%
-recolour = Augment(zoom=(1.0, 1.0), flip=0.0, colour=max(cfg.augment.colour, 0.1))
+recolour = config.Augment(zoom=(1.0, 1.0), flip=0.0, colour=max(cfg.augment.colour, 0.1))
 answers = []
 for name in ("student's view", "teacher's view"):
     drawn = augment.draw(len(pixels), recolour, runtime.generator(seed, name))
@@ -267,7 +266,7 @@ rows = [pictures, [palette[t] for t in truths]]
 rows += [[palette[a] for a in group] for group in answers]
 words = ["picture", "truth", *["teacher"] * (len(answers) - 1), "student", "difference"]
 title = f"From above: {', '.join(words)}; {share:.0f} % of the pixels differ from the {other}"
-sheet([*rows, apart], [s.id for s in chosen], title, 1.5)
+sheet([*rows, apart], [s.id for s in chosen], title, height=1.5)
 plt.show()
 
 # %% [markdown]

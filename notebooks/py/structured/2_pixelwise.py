@@ -231,6 +231,8 @@ print(f"rows of {classes} positions on maps of {height} x {used}")
 share = np.bincount(z_t[0].argmax(0).flatten().cpu().numpy(), minlength=classes)
 shown = int(share.argmax())
 right, wrong = narrow_t.softmax(1)[0, shown].cpu(), wrong_axis(narrow_t)[0, shown].cpu()
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.6))
 words = ("over classes: how much", "over neighbours: where in its row is most")
 for axis, part, word in zip(axes, (right, wrong), words):

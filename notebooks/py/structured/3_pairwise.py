@@ -224,9 +224,11 @@ choices = {f"{w}": (w, w) for w in (1, 2, 4, 8) if w <= min(half)} | {"ratio 0.5
 
 
 def options(kernel):
+    """What to ask the library for."""
     return {"ratio": 0.5} if kernel == half else {"window": kernel[0]}
 
 
+# %%
 figure, axes = plt.subplots(3, len(choices), figsize=(11, 5.6), height_ratios=(0.75, 1, 1))
 for column, (word, kernel_) in zip(axes.T, choices.items()):
     draw_nodes(column[0], kernel_)
@@ -237,8 +239,8 @@ for column, (word, kernel_) in zip(axes.T, choices.items()):
         axis.imshow(matrix, cmap="magma", vmin=low, vmax=1, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
     column[2].set_xlabel(f"{len(matrix)} nodes, loss {distance:.4f}", fontsize=8)
-axes[1, 0].set_ylabel("teacher")
-axes[2, 0].set_ylabel("student")
+for place, word in ((1, "teacher"), (2, "student")):
+    axes[place, 0].set_ylabel(word)
 figure.suptitle(f"The same features through {len(choices)} windows", x=0.01, ha="left")
 figure.tight_layout()
 plt.show()
@@ -279,6 +281,10 @@ pools = {
     for pool in ("max", "avg")
 }
 off = ~np.eye(rows * columns, dtype=bool)
+both = {p: float(structured.pairwise(f_s, f_t, pool=p, window=window)) for p in pools}
+print(f"loss with max {both['max']:.4f}, with avg {both['avg']:.4f}")
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(8, 2.5), sharey=True)
 for axis, place, name in zip(axes, (0, 1), ("teacher", "student")):
     for pool, colour in (("max", "#0072B2"), ("avg", "#E69F00")):
@@ -287,8 +293,6 @@ for axis, place, name in zip(axes, (0, 1), ("teacher", "student")):
     axis.set(xlabel="similarity of two nodes", title=name)
     axis.legend(frameon=False, title="pooling: mean", loc="upper left")
 axes[0].set_ylabel("pairs")
-both = {p: float(structured.pairwise(f_s, f_t, pool=p, window=window)) for p in pools}
-print(f"loss with max {both['max']:.4f}, with avg {both['avg']:.4f}")
 plt.show()
 
 # %% [markdown]
@@ -329,8 +333,9 @@ def steps(cosine, detached):
     return -asked.grad[0, :, 0].T
 
 
-# %%
 kinds = {True: ("norm detached", "#E69F00"), False: ("whole derivative", "#0072B2")}
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), sharey=True)
 for axis, cosine in zip(axes, (0.0, 1.0)):
     for detached, (word, colour) in kinds.items():
@@ -339,10 +344,12 @@ for axis, cosine in zip(axes, (0.0, 1.0)):
             axis.annotate("", f + 2 * step, f, arrowprops=arrow)
             axis.plot([0, f[0]], [0, f[1]], color="#222222", lw=1.5)
         axis.plot([], [], color=colour, label=word)
-    axis.set(xlim=(-0.3, 2.4), ylim=(-0.9, 2.0), aspect="equal", xlabel="channel 1")
+    axis.set(xlim=(-0.3, 2.4), ylim=(-0.9, 2.0), aspect="equal")
+    axis.set(xlabel="channel 1", ylabel="channel 2" if cosine == 0 else "")
     axis.set_title(f"The teacher's cosine is {cosine:g}, the student's 0.67", fontsize=9)
 axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-figure.suptitle("Where a gradient step moves two features (axis: channel 2)", x=0.01, ha="left")
+figure.suptitle("Where a gradient step moves two features", x=0.01, ha="left")
+figure.tight_layout()
 plt.show()
 
 # %% [markdown]

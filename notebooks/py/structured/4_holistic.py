@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from kdlib import config, experiment
 from kdlib.data import layouts, loader
 from kdlib.losses import structured
-from kdlib.methods.structured import CRITIC_LR, CRITIC_MOMENTUM
+from kdlib.methods.structured import CRITIC_DECAY, CRITIC_LR, CRITIC_MOMENTUM
 from kdlib.models.critic import Critic
 from kdlib.models.outputs import ModelError
 from kdlib.report.sheet import sheet
@@ -151,13 +151,13 @@ print("ok: well separated scores cost the hinge nothing and earn the Wasserstein
 def train(kind, *, penalty=0.0, lr=CRITIC_LR):
     """A critic after `steps` steps, and the gap mean D(teacher) - mean D(student) before each."""
     critic, gaps = new_critic(), []
-    optimizer = torch.optim.SGD(critic.parameters(), lr, momentum=CRITIC_MOMENTUM)
+    optimizer = torch.optim.SGD(critic.parameters(), lr, CRITIC_MOMENTUM, weight_decay=CRITIC_DECAY)
     for _ in range(steps):
         scores_s, scores_t = critic(z_s), critic(z_t)
         loss = structured.adversarial_critic(scores_s, scores_t, kind=kind)
         if penalty:
             loss = loss + structured.gradient_penalty(critic, z_s, z_t, weight=penalty)
-        gaps.append(float(scores_t.mean() - scores_s.mean()))
+        gaps.append(float((scores_t.mean() - scores_s.mean()).detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -175,17 +175,18 @@ colours = dict(zip(ways, ("#E69F00", "#CC79A7", "#0072B2")))
 {word: f"gap {gaps[0]:.2f} before, {gaps[-1]:.3g} after" for word, (_, gaps) in made.items()}
 
 # %%
-bins, scores = 24, {}
+scores = {}
 for word, critic in (("before", fresh), *((word, made[word][0]) for word in list(ways)[::2])):
     with torch.no_grad():
         scores[word] = [critic(z).flatten().cpu().numpy() for z in (z_t, z_s)]
+
+# %%
 figure, axes = plt.subplots(1, 3, figsize=(10, 2.4))
 for axis, (word, both) in zip(axes, scores.items()):
-    edges = np.histogram_bin_edges(np.nan_to_num(np.concatenate(both)), bins)
+    edges = np.histogram_bin_edges(np.nan_to_num(np.concatenate(both)), 24)
     for values, colour, whose in zip(both, ("#222222", "#0072B2"), ("teacher", "student")):
         axis.hist(values, edges, alpha=0.65, color=colour, label=whose)
     axis.set(xlabel="score", title=word)
-    axis.title.set_fontsize(9)
 axes[0].set_ylabel("windows")
 axes[0].legend(frameon=False)
 said = f"after {steps} steps the hinge has pulled them {made['hinge'][1][-1]:.1f} apart"
@@ -207,10 +208,19 @@ critic = made["hinge"][0]
 with torch.no_grad():
     maps = [critic(z)[:, 0].cpu().numpy() for z in (z_t, z_s)]
 bound = max(np.abs(m).max() for m in maps)
-strips = [[plt.cm.RdBu_r(0.5 + 0.5 * m / bound) for m in group] for group in maps]
-words = [f"teacher {t.mean():+.1f}, student {s.mean():+.1f}" for t, s in zip(*maps)]
-title = f"Still, scores of the teacher's map, of the student's (red: +{bound:.1f}, blue: −{bound:.1f})"
-sheet([images, *strips], words, title, height=1.4)
+
+# %%
+figure, axes = plt.subplots(3, count, figsize=(10, 2.8), height_ratios=(4, 1, 1), squeeze=False)
+for column, image, *both in zip(axes.T, images, *maps):
+    column[0].imshow(image, aspect="auto")
+    for axis, m in zip(column[1:], both):
+        axis.imshow(m, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+    column[0].set_title(f"teacher {both[0].mean():+.1f}, student {both[1].mean():+.1f}", fontsize=8)
+    for axis in column:
+        axis.set_axis_off()
+title = f"Scores of the teacher's maps, below the student's (red +{bound:.1f}, blue −{bound:.1f})"
+figure.suptitle(title, x=0.01, ha="left")
+figure.tight_layout(pad=0.4)
 plt.show()
 
 
@@ -245,8 +255,9 @@ for (word, norms), colour in zip(slopes.items(), ("#888888", "#E69F00", "#0072B2
 axis.axhline(1, color="#222222", lw=1, ls=":")
 axis.set(xlabel="α: 0 = student's map, 1 = teacher's", ylabel="norm of the gradient", yscale="log")
 axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-ends = [norms.mean() for norms in slopes.values()]
-axis.set_title(f"Mean slope: {ends[0]:.2g} before, {ends[1]:.2g} with penalty, {ends[2]:.2g} with hinge")
+means = [f"{norms.mean():.2g}" for norms in slopes.values()]
+said = f"{means[0]} before, {means[1]} with the penalty, {means[2]} with the hinge"
+axis.set_title(f"Mean slope: {said}")
 plt.show()
 
 # %% [markdown]
@@ -279,17 +290,20 @@ print("ok: at a zero gradient the plain formula gives NaN, the library's form do
 
 # %%
 fast = {word: train(**options, lr=10 * CRITIC_LR) for word, options in ways.items()}
+ends, top = {}, 1e6
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 2.8), sharey=True)
-ends = {}
 for axis, group, rate in zip(axes, (made, fast), (CRITIC_LR, 10 * CRITIC_LR)):
     for word, (_, gaps) in group.items():
         finite = np.isfinite(gaps)
-        axis.plot(np.arange(steps)[finite], gaps[finite], color=colours[word], label=word)
+        gaps = np.abs(gaps[finite]).clip(1e-3, top)
+        axis.plot(gaps, color=colours[word], label=word)
         if not finite.all():
-            axis.plot(finite.sum() - 1, gaps[finite][-1], "X", ms=9, color=colours[word])
+            axis.plot(len(gaps) - 1, gaps[-1], "X", ms=9, color=colours[word], clip_on=False)
             ends[f"{word}, rate {rate:g}"] = finite.sum()
-    axis.set(xlabel="step", title=f"learning rate {rate:g}", yscale="symlog")
-axes[0].set_ylabel("D(teacher) − D(student)")
+    axis.set(xlabel="step", title=f"rate {rate:g}", yscale="log", ylim=(1e-2, 3 * top))
+axes[0].set_ylabel("|D(teacher) − D(student)|")
 axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
@@ -300,11 +314,13 @@ if not ends:
     print("every critic stayed finite")
 
 # %% [markdown]
-# A cross marks the last finite value. Three things come together. The Wasserstein form has no
-# bound, so its critic grows as long as it is let. Spectral normalisation bounds the blocks, but
-# neither the last convolution nor the attention nor the batch normalisation of the input. And the
-# penalty, which has to do the rest, is steep itself: far from a norm of one its own gradient is
-# large, and a large step leads further away. A hinge stops by itself.
+# A cross marks the last finite step; what is above a million is drawn there.
+#
+# Three things come together. The Wasserstein form has no bound, so its critic grows as long as it
+# is let. Spectral normalisation bounds the blocks, but neither the last convolution nor the
+# attention nor the batch normalisation of the input. And the penalty, which has to do the rest, is
+# steep itself: far from a norm of one its own gradient is large, and a large step leads further
+# away. A hinge stops by itself.
 #
 # In a run, a critic that is not finite ends the training with an error that names the step, the
 # terms and this cure; the last resume point stays.
@@ -322,30 +338,37 @@ print(parts.method.cure or "this row has no critic with a gradient penalty")
 
 # %%
 maps = {whose: critic.attention_maps(z[:1]) for whose, z in (("teacher", z_t), ("student", z_s))}
-gamma = {f"block{int(i) + 1}": float(a.gamma) for i, a in critic.attention.items()}
-figure, axes = plt.subplots(len(gamma), 3, figsize=(9.5, 2.0 * len(gamma) + 0.2), squeeze=False)
+gamma = {f"block{int(i) + 1}": float(a.gamma.detach()) for i, a in critic.attention.items()}
+
+
+def look(axis, name, block):
+    """The still, and over it how much its middle takes from each place, in the block's map."""
+    high, wide = maps["teacher"][block].shape[1:3]
+    box, asked = {"extent": (0, wide, high, 0), "aspect": "auto"}, (high // 2, wide // 2)
+    axis.imshow(images[0], alpha=1.0 if name == "still" else 0.4, **box)
+    if name != "still":
+        share = maps[name][block][0][asked].cpu() * high * wide
+        axis.imshow(share, cmap="magma", alpha=0.7, **box)
+        axis.set_title(f"{name}, {block}: up to {share.max():.1f} times its share", fontsize=8)
+    axis.add_patch(Rectangle(asked[::-1], 1, 1, fill=False, ec="#FF006E", lw=1.5))
+    axis.set_axis_off()
+
+
+# %%
+figure, axes = plt.subplots(len(gamma), 3, figsize=(10, 1.9 * len(gamma) + 0.3), squeeze=False)
 for line, block in zip(axes, gamma):
-    rows_, columns_ = maps["teacher"][block].shape[1:3]
-    asked = (rows_ // 2, columns_ // 2)
-    box = (columns_, rows_)
     for axis, name in zip(line, ("still", "teacher", "student")):
-        axis.imshow(images[0], extent=(0, *box[:1], rows_, 0), alpha=1 if name == "still" else 0.4)
-        if name != "still":
-            share = maps[name][block][0][asked].cpu() * rows_ * columns_
-            axis.imshow(share, extent=(0, columns_, rows_, 0), cmap="magma", alpha=0.7)
-            axis.set_title(f"{name}, {block}: up to {share.max():.1f} times its share", fontsize=8)
-        axis.add_patch(Rectangle(asked[::-1], 1, 1, fill=False, ec="#FF006E", lw=1.5))
-        axis.set_axis_off()
+        look(axis, name, block)
+title = f"What the middle of the still looks at; γ is {max(map(abs, gamma.values())):.4f} at most"
+figure.suptitle(title, x=0.01, ha="left")
+figure.tight_layout(pad=0.4)
+plt.show()
 
 # %% [markdown]
 # The pink frame asks, pale places answer; "its share" is what each would get if all were the same.
 # The two networks' maps of one still are looked at by one critic, and differ where the answers do.
-
-# %%
-print(", ".join(f"γ of {block}: {value:+.4f}" for block, value in gamma.items()))
-
-# %% [markdown]
-# After so few steps γ is nearly zero, so whatever the map shows, it hardly enters the score yet.
+#
+# After few steps γ is nearly zero, so whatever the map shows, it hardly enters the score yet.
 #
 # ## Where this differs from the paper
 #

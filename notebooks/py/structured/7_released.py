@@ -22,8 +22,9 @@ import torch
 from kdlib import config, evaluation, experiment, runtime
 from kdlib.data import layouts, loader
 from kdlib.models import espnet
-from kdlib.report import pictures
+from kdlib.report import look, pictures
 from kdlib.report.published import load as published
+from kdlib.report.render import Table
 from kdlib.report.sheet import sheet
 
 # %%
@@ -159,6 +160,8 @@ couples = {
     "ESPNet-C": ("espnetc_baseline", "espnetc_ours_unlabelled"),
     "ESPNet": ("espnet_baseline", "espnet_ours"),
 }
+
+# %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True) if there else (None, [])
 for axis, (name, couple) in zip(axes, couples.items()):
     iou = pd.DataFrame({n: measured[n]["iou"] for n in couple}, dtype=float).mul(100)
@@ -206,8 +209,12 @@ for place in np.argsort(apart)[::-1].tolist():
     near = 30 if whole else 1
     if len(chosen) < 4 and all(abs(place - other) >= near for other in chosen):
         chosen.append(place)
-shown = [layout.read_image(stills[i].image) for i in chosen]
-colour = lambda group: [pictures.colourise(group[i], layout.PALETTE) for i in chosen]  # noqa: E731
+
+
+# %%
+def colour(group):
+    """The chosen stills' labels of a group as pictures."""
+    return [pictures.colourise(group[i], layout.PALETTE) for i in chosen]
 
 
 def judged(i):
@@ -225,11 +232,12 @@ if there:
     a, b, t = (np.stack(group) for group in (answers[plain], answers[distilled], truths))
     differ = (a != b) & (t != 255)
     right = [100 * ((guess == t) & differ).sum() / differ.sum() for guess in (b, a)]
+    shown = [layout.read_image(stills[i].image) for i in chosen]
     rows = [shown, colour(truths), colour(answers[plain]), colour(answers[distilled])]
     captions = [f"{stills[i].id}: {100 * apart[i]:.0f} % differ" for i in chosen]
     title = f"{pair}: picture, truth, plain, distilled, who is right where they differ "
     title += f"(green: distilled, {right[0]:.0f} %; pink: plain, {right[1]:.0f} %)"
-    sheet([*rows, [judged(i) for i in chosen]], captions, title, height=1.9)
+    gallery = sheet([*rows, [judged(i) for i in chosen]], captions, title, height=1.9)
     plt.show()
 
 # %% [markdown]
@@ -237,6 +245,23 @@ if there:
 # look for pink as well. The percentages in the title are over all stills that were measured; where
 # neither is right, the map is blue.
 #
+# ## What is kept
+#
+# Of the whole split: table, bars and gallery, under `results/`.
+
+# %%
+if whole:
+    out = root / "results/structured" / scale / "released"
+    table = table.rename(files).rename_axis("file").reset_index()
+    shown = table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.2f}")
+    where = f"{len(stills)} test stills, float32, {runtime.device_name(fabric.device)}"
+    title = "CamVid test, mIoU %: published in the name of the file, and measured here"
+    Table(title, table, shown, (f"Measured on {where}.",)).save(out / "table")
+    look.save(figure, out / "classes.png")
+    look.save(gallery, out / "gallery.png")
+    print("\n".join(sorted(path.name for path in out.iterdir())))
+
+# %% [markdown]
 # ## Where this differs from the paper
 #
 # Nothing is trained here, so there is little that could differ: images come from the same archive,
