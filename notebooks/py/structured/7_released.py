@@ -237,7 +237,7 @@ if there:
     captions = [f"{stills[i].id}: {100 * apart[i]:.0f} % differ" for i in chosen]
     title = f"{pair}: picture, truth, plain, distilled, who is right where they differ "
     title += f"(green: distilled, {right[0]:.0f} %; pink: plain, {right[1]:.0f} %)"
-    gallery = sheet([*rows, [judged(i) for i in chosen]], captions, title, height=1.9)
+    sheet([*rows, [judged(i) for i in chosen]], captions, title, height=1.9)
     plt.show()
 
 # %% [markdown]
@@ -247,7 +247,8 @@ if there:
 #
 # ## What is kept
 #
-# Of the whole split: table, bars and gallery, under `results/`.
+# Of the whole split: table and bars, under `results/`. The gallery stays here, because CamVid's
+# pictures may not be passed on.
 
 # %%
 if whole:
@@ -258,7 +259,6 @@ if whole:
     title = "CamVid test, mIoU %: published in the name of the file, and measured here"
     Table(title, table, shown, (f"Measured on {where}.",)).save(out / "table")
     look.save(figure, out / "classes.png")
-    look.save(gallery, out / "gallery.png")
     print("\n".join(sorted(path.name for path in out.iterdir())))
 
 # %% [markdown]
