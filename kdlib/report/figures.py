@@ -85,7 +85,7 @@ def curve(
                 look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
             look.empty(axis, points[column].notna().any())
         if kind == "schedule" and len(points):
-            figure.axes[0].legend(loc="best", fontsize=9)
+            figure.axes[1].legend(loc="best", fontsize=9)  # the other panel has a reference line
         look.title(figure, sentences.curve_finding(points, kind), note or _seeds(found))
     return figure
 

@@ -170,14 +170,16 @@ grid
 #
 # ## What is kept
 #
-# Table, figures and ledger, in files that have the same bytes for the same records.
+# Table, figures and ledger, in files that have the same bytes for the same records. Pictures of
+# other people's data sets stay in the executed notebook: most may not be passed on.
 
 # %%
 book = ledger.ledger_table(paper)
 table.save(out / "table")
 short.save(out / "short")
 book.save(out / "ledger")
-saved = {"headline": headline, "classes": classes, "pictures": grid, **curves}
+saved = {"headline": headline, "classes": classes, **curves}
+saved |= {} if cfg.data.root.startswith("external/") else {"pictures": grid}
 for name, figure in saved.items():
     look.save(figure, out / f"{name}.png")
 text = sentences.finding(found) + ".\n\n" + notes.validity(found) + "\n"

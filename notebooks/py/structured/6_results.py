@@ -193,7 +193,10 @@ book = ledger.ledger_table(paper)
 kept = {"table": table, "short": short, "published": printed, "camvid": camvid, "ledger": book}
 for name, one in kept.items():
     one.save(out / name)
-for name, figure in {"headline": headline, "classes": classes, "pictures": grid}.items():
+saved = {"headline": headline, "classes": classes}
+# pictures of other people's data sets stay in the executed notebook
+saved |= {} if cfg.data.root.startswith("external/") else {"pictures": grid}
+for name, figure in saved.items():
     look.save(figure, out / f"{name}.png")
 sentence = ablation.finding(records, prefix=prefix)
 files.write(out / "finding.md", f"{sentence}.\n".encode())
