@@ -28,25 +28,16 @@ out = root / "results/funmatch" / scale / ("summary" if task == "seg" else f"{ta
 runs = {arm: load_run(f"{prefix}-{arm}", scale=scale, seed=seed) for arm in ("teacher", *arms.ARMS)}
 print(f"runs {prefix}-*, results to {out.relative_to(root)}")
 
-
 # %% [markdown]
 # At smoke scale, and only there, runs without a record are made now. They last seconds and prove
 # that everything fits together; their numbers mean nothing.
 
 # %%
-def complete(cfg):
-    """Train a run and write its record, as pages 2 and 3 do."""
-    parts = experiment.prepare(cfg)
-    trained = experiment.fit(parts)
-    scores = experiment.score(parts)
-    experiment.finish(parts, trained, scores)
-    facts = experiment.facts(parts, trained, scores)
-    write_record(root / cfg.record, provenance(root, data_hash=parts.data_hash) | facts)
-
-
 for cfg in runs.values():
     if scale == "smoke" and not (root / cfg.record).is_file():
-        complete(cfg)
+        facts = experiment.make(cfg)
+        origin = provenance(root, data_hash=facts["data_hash"])
+        write_record(root / cfg.record, origin | facts)
 
 # %%
 folder = root / "results/funmatch/records" / scale

@@ -29,25 +29,16 @@ names = ("teacher", *ablation.ROWS)
 runs = {name: load_run(f"{prefix}-{name}", scale=scale, seed=seed) for name in names}
 print(f"runs {prefix}-*, results to {out.relative_to(root)}")
 
-
 # %% [markdown]
 # At smoke scale, and only there, runs without a record are made now. They last seconds and prove
 # that everything fits together; their numbers mean nothing.
 
 # %%
-def complete(cfg):
-    """Train a run and write its record, as pages 1 and 5 do."""
-    parts = experiment.prepare(cfg)
-    trained = experiment.fit(parts)
-    scores = experiment.score(parts)
-    experiment.finish(parts, trained, scores)
-    facts = experiment.facts(parts, trained, scores)
-    write_record(root / cfg.record, provenance(root, data_hash=parts.data_hash) | facts)
-
-
 for cfg in runs.values():
     if scale == "smoke" and not (root / cfg.record).is_file():
-        complete(cfg)
+        facts = experiment.make(cfg)
+        origin = provenance(root, data_hash=facts["data_hash"])
+        write_record(root / cfg.record, origin | facts)
 
 # %%
 records = read_records(root / "results/structured/records" / scale)
