@@ -6,7 +6,7 @@
 # this page shows the split, because here it decides what the numbers mean, and then the table.
 
 # %% tags=["parameters", "reads-records"]
-run = "funmatch-camvid-matching"  # its first parts name the family of runs: funmatch-camvid
+run = "funmatch-camvid-matching"  # its settings say which stills play which part
 scale = "smoke"  # smoke | sample | gpu | paper
 seed = 0  # draws the labelled stills that are shown
 
@@ -21,10 +21,10 @@ from kdlib import config
 from kdlib.data import layouts, loader
 from kdlib.report import arms, figures, notes, sentences, tables
 from kdlib.report.records import read_records
+from kdlib.report.sheet import sheet
 
 # %%
 cfg, root = config.load_run(run, scale=scale, seed=seed), config.repository()
-prefix = run.rsplit("-", 1)[0]
 folder, layout = root / cfg.data.root, layouts.get(cfg.data.layout)
 there = folder.is_dir()
 plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "figure.dpi": 90})
@@ -66,13 +66,8 @@ print(f"drives that are used twice: {', '.join(both) or 'none'}" if there else "
 # %%
 sample = {id.split("_")[0]: s for some in stills.values() for s in some for id in [s.id]}
 if there:
-    figure, axes = plt.subplots(1, len(sample), figsize=(10, 2.1), squeeze=False)
-    for axis, (drive, still) in zip(axes[0], sorted(sample.items())):
-        axis.imshow(layout.read_image(still.image))
-        axis.set_title(drive, fontsize=9)
-        axis.axis("off")
-    figure.suptitle(f"{len(sample)} drives, one still of each", x=0.01, ha="left", fontsize=11)
-    figure.tight_layout(pad=0.3)
+    shown = [layout.read_image(sample[drive].image) for drive in sorted(sample)]
+    sheet([shown], sorted(sample), f"{len(sample)} drives, one still of each", height=2.0)
     plt.show()
 
 
