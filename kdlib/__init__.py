@@ -2,7 +2,8 @@
 
 Rooms, from the ground up (a room imports only rooms below it):
 
-1. ``config``, ``runtime``, ``checkpoint``, ``files``, ``progress``, ``resize``, ``detection``
+1. ``config`` (on ``blocks``), ``runtime``, ``checkpoint``, ``files``, ``progress``, ``resize``,
+   ``detection``
 2. ``losses``, ``metrics``, ``models``, ``data``, ``schedule`` (none imports another)
 3. ``methods``, ``teacher``, ``views``
 4. ``training``, ``evaluation``, ``unlabelled``, ``experiment``

@@ -65,8 +65,9 @@ def prepare(run: Run) -> Parts:
     _check_report(run, root, report)
     labels = loader.Remembered(loader.Stills(data.layout, labelled, data.size, labels=True))
 
-    classes = len(layouts.get(data.layout).CLASSES)
-    method = methods.build(run.method, _class_weights(run, labels), classes)
+    reader = layouts.get(data.layout)
+    weights = _class_weights(run, labels)
+    method = methods.build(run.method, weights, len(reader.CLASSES), reader.TASK)
     source, pool_hash = _source(run, root, labels, method)
     torch.manual_seed(runtime.seed_for(run.seed, "weights", run.model.architecture))
     network = build_network(run)
@@ -144,7 +145,7 @@ def score(parts: Parts) -> dict[str, Any]:
                 parts.network,
                 teacher,
                 loader.ClippedFrames(folder, "heldout", data.size),
-                len(layouts.get(data.layout).CLASSES),
+                data.layout,
                 fabric=fabric,
                 count=HELDOUT_FRAMES,
                 title=f"{run.name}: unseen frames",
@@ -167,8 +168,8 @@ def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> N
         "seed": run.seed,
         "settings_hash": run.settings_hash(),
         "data_hash": parts.data_hash,
-        "score": scores["val"]["miou"],
-        "sample_score": reached["miou"],
+        "score": scores["val"][evaluation.headline(run.data.layout)],
+        "sample_score": reached[evaluation.headline(run.data.layout)],
         "parameters": parameter_count(parts.network),
     }
     if parts.fabric.is_global_zero:
@@ -207,7 +208,9 @@ def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> di
 def build_network(run: Run) -> nn.Module:
     """The run's network with random (or, where asked for, ImageNet) weights."""
     classes = len(layouts.get(run.data.layout).CLASSES)
-    options = {k: v for k, v in dataclasses.asdict(run.model).items() if v is not None}
+    options = dataclasses.asdict(run.model)
+    options |= options.pop("detector") or {}
+    options = {name: value for name, value in options.items() if value is not None}
     if run.init == "imagenet":
         options["pretrained"] = True
     return models.build(options.pop("architecture"), classes, **options)
@@ -241,7 +244,7 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
         fabric=fabric,
         title="teacher check",
     )
-    teacher.check(reached["miou"])
+    teacher.check(reached[evaluation.headline(taught.data.layout)])
     return teacher, _hash_file(root / taught.folder / "model.safetensors")
 
 
@@ -302,6 +305,8 @@ def _check_report(run: Run, root: Path, report: list[Sample]) -> None:
 def _class_weights(run: Run, labels: loader.Source) -> torch.Tensor | None:
     if run.method.class_weights == "none":
         return None
+    if layouts.get(run.data.layout).TASK != "segmentation":
+        raise config.ConfigError("method.class_weights: only for masks, not for boxes")
     classes = len(layouts.get(run.data.layout).CLASSES)
     return methods.inverse_sqrt_weights(evaluation.class_counts(labels, classes))
 

@@ -21,6 +21,7 @@ from torch import nn
 from kdlib import checkpoint, files, progress
 from kdlib.config import Run, Schedule
 from kdlib.data import augment, loader
+from kdlib.detection import Targets
 from kdlib.methods import Method
 from kdlib.runtime import generator, seed_for
 from kdlib.schedule import learning_rate, poly_lr  # noqa: F401  (both belong to a run's training)
@@ -176,7 +177,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def _views(
-    batch: tuple[torch.Tensor, torch.Tensor | None],
+    batch: tuple[torch.Tensor, torch.Tensor | Targets | None],
     run: Run,
     method: Method,
     step: int,
@@ -189,7 +190,10 @@ def _views(
     numbers = numbers.rows(slice(fabric.global_rank, None, fabric.world_size))
     move: Callable = lambda part: part.to(fabric.device, non_blocking=True)  # noqa: E731
     images = move(images).contiguous(memory_format=torch.channels_last)
-    labels = move(labels) if labels is not None and method.needs_labels else None
+    if labels is not None and method.needs_labels:
+        labels = Targets(*map(move, labels)) if isinstance(labels, Targets) else move(labels)
+    else:
+        labels = None
     view = run.augment.crop or run.data.size
     return method.prepare(augment.apply(images, labels, numbers, view), random)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdlib import config
+from kdlib import blocks, config
 from kdlib.config import ConfigError, load_run
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_extends_merges_key_by_key(params):
     assert run.method == config.Method("matching", mixup=True)
     assert run.data.frames == "p-frames" and run.data.root == "data/bdd100k"
     assert load_run("p-teacher").data.frames is None  # the ancestor is as it was
-    chain = config.ancestry(config.read_params(Path("params.yaml")), "p-student-long")
+    chain = blocks.ancestry(config.read_params(Path("params.yaml")), "p-student-long")
     assert chain == ["p-teacher", "p-student", "p-student-long"]
 
 

@@ -126,7 +126,7 @@ class Pictures:
 def test_agreement_counts_and_measures_as_training_does(fabric):
     student, teacher = Reader({POLE: ROAD, ROAD: POLE}), Reader(sharpness=7.0).eval()
     source = Pictures()
-    found = evaluation.agreement_on(student, teacher, source, 19, fabric=fabric, count=3, batch=2)
+    found = evaluation.agreement_on(student, teacher, source, "bdd100k", fabric=fabric, count=3, batch=2)
     assert source.seen == [0, 2, 4]
     # both read sidewalk alike; the student swaps the upper half's two classes
     assert found["pixel"] == pytest.approx(0.5)
@@ -139,7 +139,7 @@ def test_agreement_counts_and_measures_as_training_does(fabric):
 
 def test_agreement_takes_no_more_images_than_there_are(fabric):
     source = Pictures()
-    evaluation.agreement_on(Reader(), Reader().eval(), source, 19, fabric=fabric, count=100)
+    evaluation.agreement_on(Reader(), Reader().eval(), source, "bdd100k", fabric=fabric, count=100)
     assert source.seen == list(range(6))
 
 

@@ -1,12 +1,20 @@
-"""Structured distillation as a method: its terms, its critic's steps, and going on after a kill."""
+"""Structured distillation as a method: its terms, its critic's steps, and going on after a kill.
 
+Two processes train like one: student and critic alike.
+"""
+
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import test_training as toy
 import torch
 from torch import nn
 
-from kdlib import config, methods, runtime
+from kdlib import checkpoint, config, methods, runtime, training
 from kdlib.data.augment import Views
 from kdlib.losses import structured, supervised
 from kdlib.methods.structured import WEIGHTS, Structured, feature
@@ -187,3 +195,87 @@ def test_settings_and_method_agree():
 def test_the_cure_is_said_where_the_critic_may_blow_up():
     assert "hinge" in method().cure
     assert method(critic="hinge").cure == "" and method(("pixelwise",)).cure == ""
+
+
+def train_one(folder: Path, weights: str) -> None:
+    """Train the toy run of test_training under all three terms; files of what came out.
+
+    Group norm and no dropout, so that the student's own numbers do not depend on the processes.
+    """
+    block = config.Structured(ALL, weights, critic_blocks=1)
+    run = toy.make_run(config.Method("structured", structured=block), steps=6)
+    fabric, trained = runtime.fabric("float32"), methods.build(run.method, None, toy.CLASSES)
+    done = training.train(
+        run,
+        toy.network(norm="group", dropout=0.0),
+        trained,
+        toy.Squares(),
+        fabric=fabric,
+        resume=folder / "resume",
+        teacher=toy.sure_teacher(),
+    )
+    notes = {"history": done.history}
+    name = f"{weights}-{fabric.global_rank}.safetensors"
+    checkpoint.save(folder / name, done.weights | trained.state(), notes)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import torch
+import test_structured_method as tests
+torch.set_num_threads(1)
+for weights in ("paper", "journal-script"):
+    tests.train_one(Path({folder!r}), weights)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of the same two runs, made by two processes and by one."""
+    two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
+    here = Path(__file__).parent
+    script = two / "script.py"
+    script.write_text(SCRIPT.format(paths=[str(here.parent), str(here)], folder=str(two)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(toy.free_port()), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for weights in ("paper", "journal-script"):
+        train_one(one, weights)
+    return two, one
+
+
+@pytest.mark.parametrize("weights", ["paper", "journal-script"])
+def test_two_processes_have_one_critic(trained, weights):
+    mine, theirs = (
+        checkpoint.load(trained[0] / f"{weights}-{rank}.safetensors")[0] for rank in (0, 1)
+    )
+    own = [key for key in mine if "running" not in key]  # statistics, which no score depends on
+    assert {"critic.last.weight", "critic.blocks.0.u", "momentum.0"} <= set(own)
+    for key in own:
+        assert torch.equal(mine[key], theirs[key]), key
+
+
+def test_two_processes_train_student_and_critic_like_one(trained):
+    """The conditional critic has no statistics of the batch: all numbers agree, momenta too."""
+    (mine, ours), (theirs, others) = (
+        checkpoint.load(folder / "paper-0.safetensors") for folder in trained
+    )
+    assert mine.keys() == theirs.keys() and any(key.startswith("momentum") for key in mine)
+    for key, value in theirs.items():
+        torch.testing.assert_close(mine[key], value, rtol=1e-3, atol=1e-5, msg=key)
+    for row, other in zip(ours["history"], others["history"], strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_the_sum_over_images_does_not_depend_on_the_processes(trained):
+    """The journal's critic normalises each process's images, so its own terms may differ a bit."""
+    two, one = (
+        checkpoint.load(folder / "journal-script-0.safetensors")[1]["history"][-1]
+        for folder in trained
+    )
+    for name in ("cross_entropy", "pixelwise", "pairwise", "loss"):
+        assert two[name] == pytest.approx(one[name], rel=1e-3), name

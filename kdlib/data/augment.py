@@ -3,7 +3,7 @@
 Every image gets its own zoom, position, flip and colour change. The draw is separate from its
 application, so that it depends on the run's seed and the step alone, not on device or batch split.
 
-Shape suffixes: N images, C channels, H x W input pixels, h x w pixels of the view.
+Shape suffixes: N images, C channels, H x W input pixels, h x w pixels of the view, G boxes.
 """
 
 from dataclasses import dataclass, fields
@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from kdlib.config import Augment
+from kdlib.detection import Targets, area
+
+SEEN = 0.3  # share of a box that must lie in the view for it to be an object there
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Views:
     """What networks and losses see."""
 
     images: torch.Tensor  # (N, 3, h, w) RGB in 0..1
-    labels: torch.Tensor | None  # (N, h, w) int64, 255 = ignore; None where there are no labels
+    labels: torch.Tensor | Targets | None  # (N, h, w) int64, 255 = ignore; or boxes; or none
     valid: torch.Tensor  # (N, h, w) bool, False on padding
 
 
@@ -63,13 +66,14 @@ def draw(count: int, settings: Augment, generator: torch.Generator) -> Draw:
 
 def apply(
     images_NCHW: torch.Tensor,
-    labels_NHW: torch.Tensor | None,
+    labels: torch.Tensor | Targets | None,
     numbers: Draw,
     view_hw: tuple[int, int],
 ) -> Views:
-    """The views: images uint8 -> float 0..1 (bilinear), labels by nearest neighbour, padding 255.
+    """The views of images (N, 3, H, W) uint8: float 0..1, bilinear.
 
-    All tensors on one device; `numbers` is moved there.
+    labels: masks (N, H, W), which go by nearest neighbour with 255 on padding; or boxes in pixels
+    of the images, see `_move`; or None. All tensors on one device; `numbers` is moved there.
     """
     device = images_NCHW.device
     n, _, height, width = images_NCHW.shape
@@ -86,17 +90,44 @@ def apply(
     pixels = F.grid_sample(images_NCHW.float() / 255, grid, mode="bilinear", align_corners=False)
     valid = (grid.abs() <= 1).all(dim=3)
     views = _recolour(pixels, numbers) * valid[:, None]
-    if labels_NHW is None:
+    if labels is None:
         return Views(views, None, valid)
+    if isinstance(labels, Targets):
+        return Views(views, _move(labels, theta, (height, width), view_hw), valid)
     nearest = F.grid_sample(
-        labels_NHW[:, None].float(),
+        labels[:, None].float(),
         grid,
         mode="nearest",
         padding_mode="border",
         align_corners=False,
     )
-    labels = torch.where(valid, nearest[:, 0].round().long(), 255)
-    return Views(views, labels, valid)
+    masks = torch.where(valid, nearest[:, 0].round().long(), 255)
+    return Views(views, masks, valid)
+
+
+def _move(
+    targets: Targets,
+    theta_N23: torch.Tensor,
+    image_hw: tuple[int, int],
+    view_hw: tuple[int, int],
+) -> Targets:
+    """Boxes of the images as boxes of the views, clipped to them.
+
+    A box of which less than the share SEEN remains is no object to be found any more: it becomes an
+    ignored region.
+    """
+    image_size, view_size = (
+        targets.xyxy.new_tensor(size[::-1]).repeat(2) for size in (image_hw, view_hw)
+    )
+    scale = torch.stack([theta_N23[:, 0, 0], theta_N23[:, 1, 1]], dim=1).repeat(1, 2)[:, None]
+    centre = theta_N23[:, :, 2].repeat(1, 2)[:, None]
+    # Both axes run from -1 to 1 over an image; theta takes those of the view to those of the image.
+    corners = ((2 * targets.xyxy / image_size - 1 - centre) / scale + 1) / 2 * view_size
+    first, second = corners[..., :2], corners[..., 2:]
+    whole = torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=-1)
+    seen = torch.minimum(whole.clamp(min=0), view_size)
+    hidden = area(seen) < SEEN * area(whole)
+    return Targets(seen, targets.classes, targets.ignored | hidden)
 
 
 def _recolour(pixels: torch.Tensor, numbers: Draw) -> torch.Tensor:

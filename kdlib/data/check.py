@@ -1,6 +1,7 @@
 """``kdlib data check <layout> <root>``: audits a whole data tree before any training starts."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,9 @@ from kdlib.progress import bar
 class Audit:
     """The outcome of an audit: files seen by part, problems, and pixels and images by class.
 
-    ``pixels`` and ``images`` have one entry a class and a last one for ignored pixels.
+    ``pixels`` and ``images`` have one entry a class and a last one for ignored pixels. In a
+    detection layout the first counts boxes, and ``unit`` says so. ``notes`` counts what is no
+    fault.
     """
 
     seen: dict[str, int]
@@ -25,6 +28,8 @@ class Audit:
     classes: tuple[str, ...]
     pixels: np.ndarray
     images: np.ndarray
+    unit: str = "pixels"
+    notes: Counter[str] = field(default_factory=Counter)
 
     @property
     def errors(self) -> int:
@@ -57,10 +62,12 @@ def check(
     seen: dict[str, int] = {}
     sizes: list[tuple[Path, tuple[int, int]]] = []
     found: list[Problem] = []
+    notes: Counter[str] = Counter()
     workers = workers or cores()
     for inspection, finding in bar(audit.run(todo, workers), title="check", total=len(todo)):
         seen[inspection.part] = seen.get(inspection.part, 0) + 1
         found += finding.problems
+        notes += finding.notes
         if finding.size is not None:
             sizes.append((inspection.path, finding.size))
         if finding.pixels is not None:
@@ -68,7 +75,8 @@ def check(
             images += finding.pixels[slots] > 0
     found += audit.sizes(sizes, size, "unpack the official archive again, or give the right --size")
     found += _warnings(module, root, seen, sizes, size, pixels)
-    return Audit(seen, tuple(found), tuple(module.CLASSES), pixels, images)
+    unit = "boxes" if module.TASK == "detection" else "pixels"
+    return Audit(seen, tuple(found), tuple(module.CLASSES), pixels, images, unit, notes)
 
 
 def _warnings(
@@ -96,8 +104,10 @@ def _warnings(
     if pixels.any():
         for name, amount in zip(module.CLASSES, pixels, strict=False):
             if not amount:
-                cure = "none needed for a subset; its IoU cannot be measured here"
-                found.append(Problem(root, f"class {name!r} occurs in no mask", cure, "warning"))
+                where, score = ("mask", "IoU") if module.TASK == "segmentation" else ("file", "AP")
+                cure = f"none needed for a subset; its {score} cannot be measured here"
+                what = f"class {name!r} occurs in no {where}"
+                found.append(Problem(root, what, cure, "warning"))
     return found
 
 
@@ -105,9 +115,11 @@ def report(audit: Audit) -> str:
     """The audit as text: parts, class histogram, problems, verdict."""
     lines = [f"{part:<28}{count:>9} checked" for part, count in sorted(audit.seen.items())]
     if total := int(audit.pixels.sum()):
-        lines += ["", f"{'class':<16}{'pixels':>16}{'share':>10}{'images':>9}"]
+        lines += ["", f"{'class':<16}{audit.unit:>16}{'share':>10}{'images':>9}"]
         rows = zip((*audit.classes, "(ignore)"), audit.pixels, audit.images, strict=True)
         lines += [f"{name:<16}{n:>16,}{n / total:>10.3%}{seen:>9}" for name, n, seen in rows]
+    if audit.notes:
+        lines += [""] + [f"note: {count:,} {what}" for what, count in sorted(audit.notes.items())]
     lines += [""] + [f"{one.severity}: {one}" for one in audit.problems]
     warnings = len(audit.problems) - audit.errors
     lines.append(f"{audit.errors} errors, {warnings} warnings")

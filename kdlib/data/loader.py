@@ -17,7 +17,10 @@ from kdlib.config import Subset
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
 from kdlib.data.shards import Shards
+from kdlib.detection import Boxes, Targets, collate, resized
 from kdlib.runtime import generator
+
+Label = np.ndarray | Boxes  # a mask (H, W) uint8 with 255 = ignore, or boxes in pixels of the image
 
 
 class Source(Protocol):
@@ -25,8 +28,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (H, W, 3) uint8 RGB and label (H, W) uint8 with 255 = ignore, or None."""
+    def read(self, index: int) -> tuple[np.ndarray, Label | None]:
+        """Image (H, W, 3) uint8 RGB, and its mask, its boxes or None."""
         ...
 
 
@@ -55,7 +58,7 @@ def select(layout: str, root: Path, subset: Subset, seed: int) -> list[Sample]:
 
 
 class Stills:
-    """Stills of a layout, resized to `size_hw` (area average; labels by nearest neighbour)."""
+    """Stills of a layout, resized to `size_hw` (area average; masks by nearest neighbour)."""
 
     def __init__(
         self, layout: str, samples: Sequence[Sample], size_hw: tuple[int, int], *, labels: bool
@@ -65,13 +68,16 @@ class Stills:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, index: int) -> tuple[np.ndarray, Label | None]:
         sample, reader = self.samples[index], layouts.get(self.layout)
-        image = resize(reader.read_image(sample.image), self.size_hw)
+        stored = reader.read_image(sample.image)
+        image = resize(stored, self.size_hw)
         if not self.labels:
             return image, None
         if sample.label is None:
             raise DataError(f"{sample.image}: has no label file, but the run trains on its label.")
+        if reader.TASK == "detection":
+            return image, resized(reader.read_boxes(sample), stored.shape[:2], self.size_hw)
         label = reader.read_label(sample.label)
         height, width = self.size_hw
         return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -106,7 +112,7 @@ class Joined:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, index: int) -> tuple[np.ndarray, Label | None]:
         which = int(np.searchsorted(self.ends, index, side="right"))
         before = int(self.ends[which - 1]) if which else 0
         return self.sources[which].read(index - before)
@@ -121,11 +127,13 @@ class Remembered:
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, index: int) -> tuple[np.ndarray, Label | None]:
         if index in self.seen:
             return self.seen[index]
         item = self.source.read(index)
-        size = sum(part.nbytes for part in item if part is not None)
+        image, label = item
+        parts = label if isinstance(label, Boxes) else () if label is None else (label,)
+        size = image.nbytes + sum(part.nbytes for part in parts)
         if size <= self.left:
             self.left -= size
             self.seen[index] = item
@@ -146,8 +154,12 @@ class Batches(Dataset):
         self.rank, self.world = rank, world
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
 
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Images (n, 3, H, W) uint8, labels (n, H, W) uint8 or None where no image has one."""
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor | Targets | None]:
+        """Images (n, 3, H, W) uint8, and labels: masks (n, H, W) uint8, or boxes.
+
+        None where no image has a label. Beside masks, an image without one gets a mask of 255;
+        beside boxes there is no such stand-in, and the labels are None as soon as one is missing.
+        """
         start = step * self.batch
         places = range(start + self.rank, start + self.batch, self.world)
         items = [self.source.read(self._index(place)) for place in places]
@@ -155,6 +167,8 @@ class Batches(Dataset):
         labels = [label for _, label in items]
         if all(label is None for label in labels):
             return images, None
+        if any(isinstance(label, Boxes) for label in labels):
+            return images, None if any(label is None for label in labels) else collate(labels)
         unknown = np.full(images.shape[-2:], layouts.IGNORE, np.uint8)  # an image without a label
         labels = [unknown if label is None else label for label in labels]
         return images, torch.from_numpy(np.stack(labels))

@@ -2,25 +2,40 @@
 
 import torch
 
+from kdlib.config import ConfigError
 from kdlib.config import Method as Settings
 from kdlib.methods.base import Method
+from kdlib.methods.boxes import DistilBoxes, FunctionMatchingBoxes, SupervisedBoxes
 from kdlib.methods.matching import Distil, FunctionMatching
 from kdlib.methods.structured import Structured
 from kdlib.methods.supervised import Supervised, inverse_sqrt_weights
 
 __all__ = [
     "Distil",
+    "DistilBoxes",
     "FunctionMatching",
+    "FunctionMatchingBoxes",
     "Method",
     "Structured",
     "Supervised",
+    "SupervisedBoxes",
     "build",
     "inverse_sqrt_weights",
 ]
 
 
-def build(settings: Settings, class_weights: torch.Tensor | None, classes: int) -> Method:
-    """The method that the parameters name, for a data set of so many classes."""
+def build(
+    settings: Settings,
+    class_weights: torch.Tensor | None,
+    classes: int,
+    task: str = "segmentation",
+) -> Method:
+    """The method that the parameters name, for a task and a data set of so many classes.
+
+    Raises ConfigError where a method does not exist for the task.
+    """
+    if task == "detection":
+        return _for_boxes(settings)
     if settings.name == "supervised":
         return Supervised(class_weights)
     if settings.name == "structured":
@@ -29,3 +44,15 @@ def build(settings: Settings, class_weights: torch.Tensor | None, classes: int) 
     if settings.name == "distil":
         return Distil(**shared, label_weight=settings.label_weight)
     return FunctionMatching(**shared, mixup=settings.mixup)
+
+
+def _for_boxes(settings: Settings) -> Method:
+    if settings.label_weight:
+        raise ConfigError("method.label_weight: only for masks, detectors match without labels")
+    if settings.name == "supervised":
+        return SupervisedBoxes()
+    if settings.name == "distil":
+        return DistilBoxes(settings.temperature)
+    if settings.name == "matching":
+        return FunctionMatchingBoxes(settings.temperature, settings.mixup)
+    raise ConfigError(f"method.name: {settings.name} learns from masks, this data set has boxes")

@@ -6,7 +6,10 @@ import torch
 from lightning.fabric import Fabric
 
 from kdlib.data.augment import Views
+from kdlib.detection import DetectionOutput
 from kdlib.models.outputs import SegmentationOutput
+
+Output = SegmentationOutput | DetectionOutput
 
 
 class Method(Protocol):
@@ -40,7 +43,7 @@ class Method(Protocol):
         ...
 
     def terms(
-        self, views: Views, student: SegmentationOutput, teacher: SegmentationOutput | None
+        self, views: Views, student: Output, teacher: Output | None
     ) -> dict[str, torch.Tensor]:
         """Named scalar loss terms, unweighted."""
         ...
@@ -48,8 +51,8 @@ class Method(Protocol):
     def follow(
         self,
         views: Views,
-        student: SegmentationOutput,
-        teacher: SegmentationOutput | None,
+        student: Output,
+        teacher: Output | None,
         step: int,
     ) -> dict[str, torch.Tensor]:
         """Train what is the method's own by one step, on the outputs of the student's step.
@@ -81,8 +84,8 @@ class Alone:
     def follow(
         self,
         views: Views,
-        student: SegmentationOutput,
-        teacher: SegmentationOutput | None,
+        student: Output,
+        teacher: Output | None,
         step: int,
     ) -> dict[str, torch.Tensor]:
         return {}

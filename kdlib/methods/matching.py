@@ -76,11 +76,14 @@ class FunctionMatching(Distil):
     needs_pool: ClassVar[bool] = True
 
     def prepare(self, views: Views, generator: torch.Generator) -> Views:
-        if not self.mixup:
-            return views
-        share = float(torch.rand(1, generator=generator))
-        blend = share * views.images + (1 - share) * views.images.roll(1, dims=0)
-        return replace(views, images=blend, valid=views.valid & views.valid.roll(1, dims=0))
+        return blended(views, generator) if self.mixup else views
+
+
+def blended(views: Views, generator: torch.Generator) -> Views:
+    """Each image blended with its neighbour in the batch, in one random proportion."""
+    share = float(torch.rand(1, generator=generator))
+    blend = share * views.images + (1 - share) * views.images.roll(1, dims=0)
+    return replace(views, images=blend, valid=views.valid & views.valid.roll(1, dims=0))
 
 
 def at_stride(valid_NHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:

@@ -93,6 +93,11 @@ class Structured(Alone):
     without labels join: only the cross entropy leaves them out.
 
     The critic takes one step after each of the student's, on the same outputs (fact sheet 1.3).
+
+    In a process group the terms and the critic's steps are those of the whole batch, with one
+    exception: the input of the unconditional critic is normalised by each process's own images,
+    because torch's batch normalisation over processes has no second derivative for the penalty.
+    Deviation: on k devices the released pixel-wise sum weighs a k-th (fact sheet 1.1); not here.
     """
 
     needs_labels = True
@@ -112,6 +117,7 @@ class Structured(Alone):
         pairs = vars(self.set.pairs)
         self.pairs = pairs if settings.window is None else pairs | {"window": settings.window}
         self.critic: Critic | None = None
+        self.processes = 1
         self.cure = ""
         if "holistic" in settings.terms and self.kind == "wgan-gp":
             self.cure = (
@@ -129,6 +135,7 @@ class Structured(Alone):
 
     def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
         """A new critic with weights drawn by the run's seed, and its optimiser."""
+        self.processes = fabric.world_size
         if "holistic" not in self.settings.terms:
             return
         torch.manual_seed(seed_for(seed, "critic"))
@@ -153,6 +160,8 @@ class Structured(Alone):
             terms["pixelwise"] = structured.pixelwise(
                 student.logits, self._on_grid(student, teacher), variant=self.set.variant
             )
+            if self.set.variant == "journal":  # a sum over images, which the loop then averages
+                terms["pixelwise"] = self.processes * terms["pixelwise"]
         if "pairwise" in self.settings.terms:
             own, other = feature(student), feature(teacher)
             other = to_grid(other, own.shape[-2:])
@@ -181,13 +190,13 @@ class Structured(Alone):
         }
         if self.kind == "wgan-gp":
             terms["penalty"] = structured.gradient_penalty(
-                lambda logits: self._judge(logits, views), false, real
+                lambda logits: self._judge(logits, views), false, real, alpha=self._mixture(false)
             )
         for group in self.optimizer.param_groups:
             group["lr"] = poly_lr(CRITIC_LR, step, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         (self.set.critic * sum(terms.values())).backward()
-        if self.fabric.world_size > 1:
+        if self.processes > 1:
             for parameter in self.critic.parameters():
                 parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
         self.optimizer.step()
@@ -216,6 +225,15 @@ class Structured(Alone):
 
     def _judge(self, logits_NCHW: torch.Tensor, views: Views) -> torch.Tensor:
         return self.critic(logits_NCHW.float(), views.images if self.set.conditional else None)
+
+    def _mixture(self, logits_NCHW: torch.Tensor) -> torch.Tensor | None:
+        """This process's share of the whole batch's draws; None, the loss's own draw, if alone."""
+        if self.processes == 1:
+            return None
+        count = self.processes * len(logits_NCHW)
+        drawn = torch.rand((count, 1, 1, 1), device=logits_NCHW.device)
+        first = self.fabric.all_gather(drawn)[0]  # what one process alone would have drawn
+        return first[self.fabric.global_rank :: self.processes]  # as the loader deals out images
 
     def _on_grid(self, student: SegmentationOutput, teacher: SegmentationOutput) -> torch.Tensor:
         """The teacher's logits where the pixel-wise term can compare them with the student's."""

@@ -4,11 +4,12 @@ from torch import nn
 
 from kdlib.models import structured
 from kdlib.models.espnet import ESPNet, ESPNetC
+from kdlib.models.fcos import FCOS
 from kdlib.models.mobilenet import MobileNetV2Plus
-from kdlib.models.outputs import ModelError, SegmentationOutput
+from kdlib.models.outputs import DetectionOutput, ModelError, SegmentationOutput
 from kdlib.models.pspnet import build_pspnet
 
-__all__ = ["ARCHITECTURES", "ModelError", "SegmentationOutput", "build"]
+__all__ = ["ARCHITECTURES", "DetectionOutput", "ModelError", "SegmentationOutput", "build"]
 
 
 ARCHITECTURES = {
@@ -20,6 +21,7 @@ ARCHITECTURES = {
     "skd-resnet18": structured.resnet18,
     "skd-resnet18-half": structured.resnet18_half,
     "mobilenetv2plus": MobileNetV2Plus,
+    "fcos": FCOS,
 }
 
 

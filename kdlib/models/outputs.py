@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from kdlib.detection import DetectionOutput
+
+__all__ = ["DetectionOutput", "ModelError", "SegmentationOutput"]
+
 
 class ModelError(RuntimeError):
     """A network cannot be built or its weights cannot be had; the message names the cure."""

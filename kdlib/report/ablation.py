@@ -13,9 +13,10 @@ import pandas as pd
 
 from kdlib.report import arms, notes
 from kdlib.report.arms import Spread, spread_text
+from kdlib.report.measure import MIOU
 from kdlib.report.published import PublishedTable
 from kdlib.report.render import Table
-from kdlib.report.tables import AGREEMENT, NOT_RUN
+from kdlib.report.tables import NOT_RUN
 
 ROWS = MappingProxyType(
     {
@@ -46,7 +47,7 @@ WHO = MappingProxyType(
         "pi-pa-ho": "With all three terms",
     }
 )
-SHOWN_AGREEMENT = {name: AGREEMENT[name] for name in AGREEMENT if name.startswith("val.")}
+SHOWN_AGREEMENT = {k: facts for k, facts in MIOU.agreement.items() if k.startswith("val.")}
 COMPACT = (
     "",
     "published mIoU",

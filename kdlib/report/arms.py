@@ -69,8 +69,11 @@ def one_scale(records: pd.DataFrame, scale: str | None = None) -> pd.DataFrame:
     return records[records["scale"] == scale]
 
 
-def by_seed(records: pd.DataFrame, run: str, column: str = "val.miou") -> pd.Series:
-    """One column of a run, indexed by seed, without missing values; empty where not run."""
+def by_seed(records: pd.DataFrame, run: str, column: str = "score") -> pd.Series:
+    """One column of a run, indexed by seed, without missing values; empty where not run.
+
+    The default is the score of the run's task, as a fraction.
+    """
     rows = records[records["run"] == run]
     if column not in rows:
         return pd.Series(dtype=float)
@@ -78,7 +81,7 @@ def by_seed(records: pd.DataFrame, run: str, column: str = "val.miou") -> pd.Ser
 
 
 def scores(records: pd.DataFrame, prefix: str) -> dict[str, pd.Series]:
-    """mIoU in percent for each row of the comparison, indexed by seed.
+    """The score in percent for each row of the comparison, indexed by seed.
 
     A teacher or a start that was made once stands for every seed of the arms.
     """

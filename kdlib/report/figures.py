@@ -14,9 +14,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from kdlib.report import arms, look, sentences
+from kdlib.report import arms, look, measure, sentences
 from kdlib.report.arms import ARMS, CONTROLS, LABELS, SHORT, Spread
 from kdlib.report.look import Picture, style
+from kdlib.report.measure import Measure
 from kdlib.report.published import PublishedTable
 from kdlib.report.tables import curve_points
 
@@ -35,19 +36,20 @@ def headline(
     scale: str | None = None,
     note: str = "",
 ) -> Picture:
-    """mIoU of the three ways under the teacher's line; gap recovered, published beside ours;
+    """Scores of the three ways under the teacher's line; gap recovered, published beside ours;
     agreement with the teacher. The title is `sentences.finding`.
     """
     records = arms.one_scale(records, scale)
     found = arms.scores(records, prefix)
+    score = measure.of(records, prefix, published)
     widths = [1.25, 1.0, 1.25] if published else [1.25, 1.25]
     with style():
         figure = look.figure(11.5 if published else 8.6, 4.5)
         axes = figure.subplots(1, len(widths), width_ratios=widths)
-        _score_panel(axes[0], found)
+        _score_panel(axes[0], found, score)
         if published:
             _gap_panel(axes[1], found, published)
-        _agreement_panel(axes[-1], records, prefix)
+        _agreement_panel(axes[-1], records, prefix, score)
         look.title(figure, sentences.finding(found), note or _seeds(found))
     return figure
 
@@ -60,15 +62,16 @@ def curve(
     scale: str | None = None,
     note: str = "",
 ) -> Picture:
-    """mIoU and agreement against the number of unlabelled images (kind "pool", logarithmic) or
+    """Score and agreement against the number of unlabelled images (kind "pool", logarithmic) or
     against the length of training (kind "schedule").
     """
     records = arms.one_scale(records, scale)
     points = curve_points(records, kind, prefix=prefix)
     found = arms.scores(records, prefix)
+    score = measure.of(records, prefix)
     panels = {
-        "miou": "mIoU on the reported split, %",
-        "val.agreement.pixel": "pixels that agree with the teacher, %",
+        "score": f"{score.name} on the reported split, %",
+        f"val.{score.alike}": f"{score.alike_axis}, %",
     }
     with style():
         figure = look.figure(10.5, 4.3)
@@ -81,12 +84,13 @@ def curve(
             if kind == "pool":
                 own = by_arm(records, prefix, "supervised", column)
                 look.reference(axis, own, SHORT["supervised"], look.COLOURS["supervised"])
-            if column == "miou":
+            if column == "score":
                 look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
             look.empty(axis, points[column].notna().any())
         if kind == "schedule" and len(points):
             figure.axes[1].legend(loc="best", fontsize=9)  # the other panel has a reference line
-        look.title(figure, sentences.curve_finding(points, kind), note or _seeds(found))
+        finding = sentences.curve_finding(points, kind, score.name)
+        look.title(figure, finding, note or _seeds(found))
     return figure
 
 
@@ -98,13 +102,14 @@ def class_bars(
     scale: str | None = None,
     note: str = "",
 ) -> Picture:
-    """IoU of each class for teacher and the three ways; classes by the teacher's IoU, or as given.
+    """Score of each class for teacher and the three ways; by the teacher's score, or as given.
 
     A class that is given and absent from the split has no marks and is named as absent.
     """
     records = arms.one_scale(records, scale)
     names = ("teacher", *ARMS)
-    table = {name: _class_iou(records, f"{prefix}-{name}") for name in names}
+    score = measure.of(records, prefix)
+    table = {name: class_scores(records, f"{prefix}-{name}", score) for name in names}
     means = pd.DataFrame({name: rows.mean() for name, rows in table.items()}, columns=names)
     if classes is None:
         # The records' other data sets bring classes of their own, which are empty here.
@@ -127,14 +132,14 @@ def class_bars(
         labels = [c if means.loc[c].notna().any() else f"{c} (absent)" for c in classes]
         axis.set_xticks(middle, labels, rotation=40, ha="right", rotation_mode="anchor")
         axis.set_xlim(-0.6, len(classes) - 0.4)
-        axis.set_ylabel("IoU on the reported split, %")
+        axis.set_ylabel(f"{score.each} on the reported split, %")
         handles = [mpl.lines.Line2D([], [], label="teacher", **line)]
         handles += [mpl.patches.Patch(color=look.COLOURS[n], label=SHORT[n]) for n in ARMS]
         look.legend_above(axis, handles, 4)
         sns.despine(ax=axis)
         look.empty(axis, len(classes) > 0)
         seeds = "Small points: single seeds; bars: their mean; black lines: the teacher's mean."
-        look.title(figure, sentences.class_finding(means), note or seeds)
+        look.title(figure, sentences.class_finding(means, score.each), note or seeds)
     return figure
 
 
@@ -143,11 +148,16 @@ def agreement_scatter(
     *,
     prefix: str = "funmatch-seg",
     scale: str | None = None,
-    column: str = "val.agreement.pixel",
+    column: str | None = None,
     note: str = "",
 ) -> Picture:
-    """mIoU against agreement with the teacher, a point for each student of the prefix and seed."""
+    """Score against agreement with the teacher, a point for each student of the prefix and seed.
+
+    column: of the agreement; None = the one that the other figures show.
+    """
     records = arms.one_scale(records, scale)
+    score = measure.of(records, prefix)
+    column = column or f"val.{score.alike}"
     points = _students(records, prefix, column)
     found = arms.scores(records, prefix)
     with style():
@@ -159,7 +169,7 @@ def agreement_scatter(
             for part, face in ((rows[own], look.COLOURS[arm]), (rows[~own], "white")):
                 axis.scatter(
                     part["agreement"],
-                    part["miou"],
+                    part["score"],
                     s=46,
                     marker=look.MARKERS[arm],
                     facecolor=face,
@@ -168,8 +178,8 @@ def agreement_scatter(
                     zorder=3,
                 )
         look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
-        axis.set_xlabel("pixels that agree with the teacher, reported split, %")
-        axis.set_ylabel("mIoU on the reported split, %")
+        axis.set_xlabel(_agreement_label(score, column))
+        axis.set_ylabel(f"{score.name} on the reported split, %")
         handles = [look.handle(arm) for arm in ("start", *ARMS) if (points["arm"] == arm).any()]
         if len(points) and not points["main"].all():
             label = "other pool or length"
@@ -179,7 +189,7 @@ def agreement_scatter(
             look.legend_above(axis, handles, 3)
         sns.despine(ax=axis)
         look.empty(axis, len(points) > 0)
-        finding = sentences.scatter_finding(points)
+        finding = sentences.scatter_finding(points, score.name)
         look.title(figure, finding, note or "One mark for each student and seed.")
     return figure
 
@@ -187,7 +197,7 @@ def agreement_scatter(
 # Panels ------------------------------------------------------------------------------------------
 
 
-def _score_panel(axis: Axes, found: Mapping[str, pd.Series]) -> None:
+def _score_panel(axis: Axes, found: Mapping[str, pd.Series], score: Measure) -> None:
     for i, name in enumerate(ARMS):
         look.mark(axis, i, found[name], name)
     controls = [name for name in CONTROLS if len(found[name])]
@@ -200,7 +210,7 @@ def _score_panel(axis: Axes, found: Mapping[str, pd.Series]) -> None:
     look.reference(axis, found["start"], "start", look.QUIET, low=True)
     lead = Spread.of((found["teacher"] - found["supervised"]).dropna())
     text = f"Teacher over (1): {arms.spread_text(lead)} points\n" if lead.n else ""
-    axis.set_title(f"{text}(mIoU on the reported split, %)")
+    axis.set_title(f"{text}({score.name} on the reported split, %)")
     _arm_ticks(axis)
 
 
@@ -236,9 +246,9 @@ def _gap_panel(axis: Axes, found: Mapping[str, pd.Series], published: PublishedT
     sns.despine(ax=axis)
 
 
-def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
-    """Pixel agreement: filled on the reported split, hollow on held-out unlabelled frames."""
-    kinds = {"val.agreement.pixel": (-0.14, True), "heldout.agreement.pixel": (0.2, False)}
+def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str, score: Measure) -> None:
+    """Agreement: filled on the reported split, hollow on held-out unlabelled frames."""
+    kinds = {f"val.{score.alike}": (-0.14, True), f"heldout.{score.alike}": (0.2, False)}
     val: dict[str, pd.Series] = {}
     hollow = False
     for column, (shift, filled) in kinds.items():
@@ -251,7 +261,7 @@ def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
     if hollow:
         text = "filled: reported split, hollow: held-out frames"
         axis.set_xlabel(text, fontsize=8.5, color=look.QUIET)
-    axis.set_title(f"{sentences.agreement_finding(val)}\n(pixels equal to the teacher's, %)")
+    axis.set_title(f"{sentences.agreement_finding(val)}\n({score.alike_text})")
     _arm_ticks(axis)
 
 
@@ -276,6 +286,12 @@ def _arm_ticks(axis: Axes) -> None:
     sns.despine(ax=axis)
 
 
+def _agreement_label(score: Measure, column: str) -> str:
+    if column == f"val.{score.alike}":
+        return f"{score.alike_axis}, reported split, %"
+    return score.agreement[column][0]
+
+
 def _seeds(found: Mapping[str, pd.Series]) -> str:
     counts = [len(found[name]) for name in ARMS if len(found[name])]
     if not counts:
@@ -289,29 +305,35 @@ def _seeds(found: Mapping[str, pd.Series]) -> str:
 
 
 def by_arm(records: pd.DataFrame, prefix: str, name: str, column: str) -> pd.Series:
-    """A fraction of an arm's records in percent, by seed; `miou` stands for mIoU."""
-    return 100 * arms.by_seed(
-        records, f"{prefix}-{name}", "val.miou" if column == "miou" else column
-    )
+    """A fraction of an arm's records in percent, by seed; `score` is that of the arm's task."""
+    return 100 * arms.by_seed(records, f"{prefix}-{name}", column)
 
 
-def _class_iou(records: pd.DataFrame, run: str) -> pd.DataFrame:
-    rows = records[records["run"] == run]
-    columns = [column for column in rows if column.startswith("val.iou.")]
-    return 100 * rows[columns].rename(columns=lambda name: name.removeprefix("val.iou."))
+def class_scores(records: pd.DataFrame, run: str, score: Measure) -> pd.DataFrame:
+    """Scores of the classes in percent, a row for each seed, a column for each class.
+
+    Where a class has several (KITTI's difficulties), their mean.
+    """
+    rows = records[records["run"] == run].set_index("seed")
+    columns = [column for column in rows if column.startswith(score.classes)]
+    named = 100 * rows[columns].astype(float)
+    classes = [column.removeprefix(score.classes).split(".")[0] for column in columns]
+    if len(set(classes)) == len(columns):
+        return named.set_axis(classes, axis=1)
+    return named.T.groupby(classes, sort=False).mean().T
 
 
 def _students(records: pd.DataFrame, prefix: str, column: str) -> pd.DataFrame:
-    """Every student of the prefix that has both numbers: arm, main, agreement, miou."""
+    """Every student of the prefix that has both numbers: arm, main, agreement, score."""
     rows = []
     for record in records.to_dict("records"):
         name = str(record["run"]).removeprefix(f"{prefix}-")
         arm = next((arm for arm in ("start", *ARMS) if name.split("-")[0] == arm), None)
         if arm is None or name == record["run"]:
             continue
-        agreement, miou = record.get(column, math.nan), record.get("val.miou", math.nan)
+        agreement, score = record.get(column, math.nan), record.get("score", math.nan)
         rows.append(
-            {"arm": arm, "main": name == arm, "agreement": 100 * agreement, "miou": 100 * miou}
+            {"arm": arm, "main": name == arm, "agreement": 100 * agreement, "score": 100 * score}
         )
-    table = pd.DataFrame(rows, columns=["arm", "main", "agreement", "miou"])
+    table = pd.DataFrame(rows, columns=["arm", "main", "agreement", "score"])
     return table.dropna().astype({"main": bool})

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdlib.report.published import Published
+from kdlib.report.published import TASK, Published
 from kdlib.report.render import Table
 
 HEADERS = {
@@ -14,9 +14,12 @@ HEADERS = {
 }
 
 
-def ledger_table(published: Published) -> Table:
-    """The deviations of a paper as a table. Raises ValueError where a topic occurs twice."""
-    rows = [dict(deviation) for deviation in published.deviations]
+def ledger_table(published: Published, task: str = "segmentation") -> Table:
+    """The deviations of a paper as a table: those that concern the task, and those of all tasks.
+
+    Raises ValueError where a topic occurs twice.
+    """
+    rows = [dict(each) for each in published.deviations if each[TASK] in ("", task)]
     frame = pd.DataFrame(rows, columns=list(HEADERS))
     twice = frame.loc[frame["topic"].duplicated(), "topic"]
     if len(twice):

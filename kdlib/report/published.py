@@ -3,6 +3,7 @@
 Files: `published/<paper>.yaml`. The head of a file explains its keys.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +18,17 @@ TRUST = MappingProxyType(  # mark in tables, and the footnote that explains it
         "slides": ("†", "read on the authors' slides; the paper's own tables could not be read"),
         "repository": ("§", "read in the authors' repository (readme, names of its files)"),
         "measured": ("✓", "in the name of a released file, and measured again from that file"),
+        "pictures": ("◦", "read in pictures of the paper's tables, as a third party keeps them"),
+        "derived": ("=", "derived: the student's printed figure and the printed change"),
+        "plot": ("≈", "read off the paper's plot, good to 0.2 points"),
         "notes": ("¶", "unverified: read in third-party notes or quotations of the paper"),
         "unverified": ("‡", "unverified: from memory or from a third party"),
     }
 )
 SHARED_KEYS = ("rows", "digits")  # of a table, kept with its figures
 LEDGER_KEYS = ("topic", "paper", "code", "ours", "why")
+TASK = "task"  # of a deviation that concerns one task only
+CHANGED = "baseline"  # the row that a printed change starts from
 
 
 class PublishedError(ValueError):
@@ -31,13 +37,17 @@ class PublishedError(ValueError):
 
 @dataclass(frozen=True)
 class Figure:
-    """One published number. value: percent; text: with the printed digits and the trust mark."""
+    """One published number. value: percent; text: with the printed digits and the trust mark.
+
+    parts: further printed numbers of the row by name, such as the scores of its classes.
+    """
 
     value: float
     trust: str
     digits: int
     model: str = ""
     learns_from: str = ""
+    parts: Mapping[str, float] = MappingProxyType({})
 
     @property
     def text(self) -> str:
@@ -97,7 +107,8 @@ def load(path: Path | str) -> Published:
         _keys(statement, ("trust", "text"), f"{path}: statements[{i}]")
         _trust(statement["trust"], f"{path}: statements[{i}]")
     for i, deviation in enumerate(raw["deviations"]):
-        _keys(deviation, LEDGER_KEYS, f"{path}: deviations[{i}]")
+        wanted = LEDGER_KEYS + ((TASK,) if TASK in deviation else ())
+        _keys(deviation, wanted, f"{path}: deviations[{i}]")
     tables = {
         name: _table(block, f"{path}: tables.{name}") for name, block in raw["tables"].items()
     }
@@ -107,23 +118,40 @@ def load(path: Path | str) -> Published:
         tables=MappingProxyType(tables),
         statements=tuple(MappingProxyType(s) for s in raw["statements"]),
         deviations=tuple(
-            MappingProxyType({key: str(d[key]) for key in LEDGER_KEYS}) for d in raw["deviations"]
+            MappingProxyType({key: str(d.get(key, "")) for key in (*LEDGER_KEYS, TASK)})
+            for d in raw["deviations"]
         ),
     )
 
 
 def _table(block: Any, where: str) -> PublishedTable:
     _keys(block, ("title", "metric", "digits", "split", "selection", "spread", "rows"), where)
-    rows = {}
+    rows: dict[str, Figure] = {}
     for name, figure in block["rows"].items():
         here = f"{where}.rows.{name}"
-        _keys(figure, ("value", "trust", "model", "learns_from"), here)
+        optional = {key for key in ("digits", "parts") if key in figure}
+        wanted = "change" if "change" in figure else "value"
+        _keys(figure, (wanted, "trust", "model", "learns_from", *optional), here)
         _trust(figure["trust"], here)
-        if not isinstance(figure["value"], float):
-            raise PublishedError(f"{here}.value: expected a float, found {figure['value']!r}")
-        rows[name] = Figure(digits=block["digits"], **figure)
+        for key, value in {wanted: figure[wanted], **figure.get("parts", {})}.items():
+            if not isinstance(value, float):
+                raise PublishedError(f"{here}.{key}: expected a float, found {value!r}")
+        if wanted == "change":
+            figure = _changed(figure, rows.get(CHANGED), here)
+        rows[name] = Figure(**{"digits": block["digits"]} | figure)
     facts = {key: str(value) for key, value in block.items() if key not in SHARED_KEYS}
     return PublishedTable(rows=MappingProxyType(rows), **facts)
+
+
+def _changed(figure: dict[str, Any], start: Figure | None, where: str) -> dict[str, Any]:
+    """The figure with values in place of changes, rounded to what was printed."""
+    if start is None or figure["trust"] != "derived":
+        raise PublishedError(
+            f"{where}: a change needs the row {CHANGED!r} above it and the trust 'derived'"
+        )
+    parts = {name: start.parts[name] + by for name, by in figure.get("parts", {}).items()}
+    rest = {key: value for key, value in figure.items() if key != "change"}
+    return rest | {"value": start.value + figure["change"], "parts": parts}
 
 
 def _keys(block: Any, expected: tuple[str, ...], where: str) -> None:

@@ -44,7 +44,12 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "extra": (dict,),
 }
 FRACTIONS = ("miou", "miou_official", "miou_zero", "category_miou", "pixel_accuracy", "pixel")
-PER_CLASS = ("iou", "category_iou")  # name -> fraction, or null where the class is absent
+FRACTIONS += ("map", "box_iou")
+# Name -> fraction, or null where the class is absent; `ap` may have difficulties below its classes.
+PER_CLASS = ("iou", "category_iou", "ap")
+# Means over some boxes only, null where there are none: map_small, ar_100, agreement on nothing.
+PER_GROUP = ("map_", "ar_")
+SCORES = {"miou": "mIoU", "map": "mAP"}  # key under val -> measure; the score of a record's task
 
 
 class RecordError(ValueError):
@@ -54,8 +59,8 @@ class RecordError(ValueError):
 def write_record(path: Path | str, record: Mapping[str, Any]) -> Path:
     """Check a record and write it as JSON with sorted keys; readers see the old or the new file.
 
-    NaN in `iou` and `category_iou` (a class that does not occur) becomes null; any other number
-    that is not finite is refused. Raises RecordError.
+    NaN of a class that does not occur (in `iou`, `category_iou`, `ap`) becomes null; any other
+    number that is not finite is refused. Raises RecordError.
     """
     path = Path(path)
     record = _absent_classes(record)
@@ -101,7 +106,8 @@ def read_records(folder: Path | str) -> pd.DataFrame:
     """All records under a folder as a table, one row each, sorted by scale, run and seed.
 
     Nested keys become columns with dots: `val.miou`, `val.iou.road`, `heldout.agreement.kl`,
-    `versions.torch`; `path` is the file, relative to the folder. Raises RecordError for a damaged
+    `versions.torch`; `path` is the file, relative to the folder; `score` and `measure` are the
+    fraction and the name of what the record's task is judged by. Raises RecordError for a damaged
     record, for two records of one run, scale and seed, and for seeds of one run and scale that
     were made with other settings or from other data.
     """
@@ -138,6 +144,9 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         row[f"versions.{name}"] = version
     for keys, value in _leaves(record["metrics"]):
         row[".".join(keys)] = math.nan if value is None else value
+    for key, measure in SCORES.items():
+        if f"val.{key}" in row:
+            row |= {"score": row[f"val.{key}"], "measure": measure}
     row["path"] = path.relative_to(folder).as_posix()
     return row
 
@@ -178,12 +187,14 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def _check_metric(path: Path | str, where: str, keys: tuple[str, ...], value: Any) -> None:
-    per_class = len(keys) > 1 and keys[-2] in PER_CLASS
-    if value is None and per_class:
+    per_class = any(key in PER_CLASS for key in keys[:-1])
+    per_group = keys[-1].startswith(PER_GROUP)
+    nothing_found = keys[-2:] == ("agreement", "map")
+    if value is None and (per_class or per_group or nothing_found):
         return
     if not _is_a(value, (int, float)) or not math.isfinite(value):
         raise RecordError(f"{path}: {where} must be a finite number, found {value!r}")
-    if (keys[-1] in FRACTIONS or per_class) and not 0 <= value <= 1:
+    if (keys[-1] in FRACTIONS or per_class or per_group) and not 0 <= value <= 1:
         raise RecordError(f"{path}: {where} must be a fraction from 0 to 1, found {value!r}")
     if keys[-1] == "kl" and value < -1e-6:
         raise RecordError(f"{path}: {where} is a divergence and can't be negative: {value!r}")

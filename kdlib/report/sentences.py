@@ -65,13 +65,13 @@ def agreement_finding(agreement: Mapping[str, pd.Series]) -> str:
     return "Agreement: no clear order"
 
 
-def curve_finding(points: pd.DataFrame, kind: str) -> str:
+def curve_finding(points: pd.DataFrame, kind: str, score: str = "mIoU") -> str:
     """What the ends of the curve tell, judged seed by seed."""
     if kind == "schedule":
         points = _same_lengths(points)
     changes = {}
     for arm, rows in points.groupby("arm", sort=False):
-        table = rows.pivot_table(index="seed", columns="nominal", values="miou").sort_index(axis=1)
+        table = rows.pivot_table(index="seed", columns="nominal", values="score").sort_index(axis=1)
         table = table.dropna(axis=1, how="all")
         if table.shape[1] > 1:
             ends = table[[table.columns[0], table.columns[-1]]].dropna()
@@ -88,9 +88,9 @@ def curve_finding(points: pd.DataFrame, kind: str) -> str:
         sign = arms.compare(last, first)
         span = f"from {low:.3g}× to {high:.3g}× the labelled images"
         words = {
-            1: f"More unlabelled frames help: {change} mIoU points {span}",
-            0: f"More unlabelled frames do not clearly help: {change} mIoU points {span}",
-            -1: f"More unlabelled frames hurt: {change} mIoU points {span}",
+            1: f"More unlabelled frames help: {change} {score} points {span}",
+            0: f"More unlabelled frames do not clearly help: {change} {score} points {span}",
+            -1: f"More unlabelled frames hurt: {change} {score} points {span}",
         }
         return words[sign] + (" (one seed)" if len(last) == 1 else "")
     factor = max(f for _, _, f in changes.values())
@@ -99,7 +99,7 @@ def curve_finding(points: pd.DataFrame, kind: str) -> str:
         for arm, (last, first, _) in reversed(changes.items())
     ]
     one = " (one seed)" if all(len(last) == 1 for last, _, _ in changes.values()) else ""
-    return f"{factor:g}× the steps change mIoU by: {', '.join(listed)} points{one}"
+    return f"{factor:g}× the steps change {score} by: {', '.join(listed)} points{one}"
 
 
 def _same_lengths(points: pd.DataFrame) -> pd.DataFrame:
@@ -110,20 +110,20 @@ def _same_lengths(points: pd.DataFrame) -> pd.DataFrame:
     return points[points["nominal"].isin(common)] if len(common) > 1 else points
 
 
-def class_finding(means: pd.DataFrame) -> str:
+def class_finding(means: pd.DataFrame, each: str = "IoU") -> str:
     """In how many classes function matching is above labels alone."""
     both = means[["supervised", "matching"]].dropna()
     if both.empty:
-        return "IoU of each class: not run yet"
+        return f"{each} of each class: not run yet"
     better = int((both["matching"] > both["supervised"]).sum())
     return f"Function matching is above supervised training in {better} of {len(both)} classes"
 
 
-def scatter_finding(points: pd.DataFrame) -> str:
+def scatter_finding(points: pd.DataFrame, score: str = "mIoU") -> str:
     """Whether students that agree more score higher: Pearson's r over all students shown."""
-    if len(points) < 3 or points["miou"].nunique() < 2 or points["agreement"].nunique() < 2:
-        return "Agreement and mIoU: too few students to relate them"
-    r = float(np.corrcoef(points["agreement"], points["miou"])[0, 1])
+    if len(points) < 3 or points["score"].nunique() < 2 or points["agreement"].nunique() < 2:
+        return f"Agreement and {score}: too few students to relate them"
+    r = float(np.corrcoef(points["agreement"], points["score"])[0, 1])
     text = f"r = {r:.2f}, {len(points)} students".replace("-", "−")
     if r > 0.5:
         return f"Students that agree more with the teacher score higher ({text})"

@@ -5,34 +5,27 @@ deviation over seeds. What has no record is shown as "not run".
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from kdlib.report import arms, notes
+from kdlib.report import arms, measure, notes
 from kdlib.report.arms import ARMS, LABELS, Spread, spread_text
+from kdlib.report.measure import Measure
 from kdlib.report.published import PublishedTable
 from kdlib.report.render import Table
 
 NOT_RUN = "not run"
-AGREEMENT = {  # column -> (heading, factor to the shown unit, digits)
-    "val.agreement.pixel": ("agreement, reported split: pixels %", 100, 1),
-    "val.agreement.miou": ("agreement, reported split: mIoU %", 100, 1),
-    "val.agreement.kl": ("KL, reported split: nats", 1, 3),
-    "heldout.agreement.pixel": ("agreement, held-out frames: pixels %", 100, 1),
-    "heldout.agreement.miou": ("agreement, held-out frames: mIoU %", 100, 1),
-    "heldout.agreement.kl": ("KL, held-out frames: nats", 1, 3),
-}
 COMPACT = (
     "",
-    "published mIoU",
+    "published {name}",
     "published gap recovered",
-    "ours: mIoU %",
+    "ours: {name} %",
     "n",
     "points over (1)",
     "gap recovered",
     "agreement, reported split: pixels %",
-    "agreement, reported split: mIoU %",
+    "agreement, reported split: {name} %",
 )
 POOL_SIZES = (1, 4, 16, 64, 400)  # unlabelled images, as multiples of the labelled ones
 # Name -> share of the arms' own steps.
@@ -59,15 +52,20 @@ def function_matching_table(
     """
     records = arms.one_scale(records, scale)
     found = arms.scores(records, prefix)
+    score = measure.of(records, prefix, published)
+    agreement = score.shown_agreement(records, prefix)
     # Three times the steps is a further control that no run of params.yaml makes by itself.
     full = [name for name in LABELS if name != "supervised-triple" or len(found[name])]
     names = ("teacher", *ARMS) if compact else tuple(full)
-    frame = pd.DataFrame([_row(records, found, name, prefix, published) for name in names])
-    shown = pd.DataFrame([_shown(row) for row in frame.to_dict("records")])
+    frame = pd.DataFrame(
+        [_row(records, found, name, prefix, published, score, agreement) for name in names]
+    )
+    shown = pd.DataFrame([_shown(row, score, agreement) for row in frame.to_dict("records")])
     if published is None:
-        shown = shown.drop(columns=["published mIoU", "published gap recovered"])
+        shown = shown.drop(columns=[f"published {score.name}", "published gap recovered"])
     if compact:
-        shown = shown[[column for column in COMPACT if column in shown]]
+        columns = [column.format(name=score.name) for column in COMPACT]
+        shown = shown[[column for column in columns if column in shown]]
     used = records[records["run"].isin([f"{prefix}-{name}" for name in names])]
     title = title or f"{published.title if published else prefix}: published and replicated"
     return Table(title, frame, shown, tuple(_notes(records, found, prefix, published, used)))
@@ -79,18 +77,20 @@ def _row(
     name: str,
     prefix: str,
     published: PublishedTable | None,
+    score: Measure,
+    agreement: Mapping[str, tuple[str, int, int]],
 ) -> dict:
     run = f"{prefix}-{name}"
     figure = published.rows.get(name) if published else None
-    score = Spread.of(100 * arms.by_seed(records, run))
+    own = Spread.of(100 * arms.by_seed(records, run))
     row = {
         "row": name,
-        "published_miou": figure.value if figure else math.nan,
+        f"published_{score.key}": figure.value if figure else math.nan,
         "published_gap": published.gap_recovered(name) if figure else math.nan,
         "published_text": figure.text if figure else "–",
-        "miou": score.mean,
-        "miou_sd": score.sd,
-        "n": score.n,
+        score.key: own.mean,
+        f"{score.key}_sd": own.sd,
+        "n": own.n,
     }
     student = name not in ("teacher", "supervised")
     lead = found[name] - found["supervised"] if name != "supervised" else pd.Series(dtype=float)
@@ -101,7 +101,7 @@ def _row(
     if student:
         row |= {"gap": gap.spread.mean, "gap_sd": gap.spread.sd, "gap_n": gap.spread.n}
         row["gap_note"] = gap.why
-    for column, (_, factor, _) in AGREEMENT.items():
+    for column, (_, factor, _) in agreement.items():
         value = Spread.of(factor * arms.by_seed(records, run, column))
         row |= {column: value.mean, f"{column}_sd": value.sd, f"{column}_n": value.n}
     row["wall_min"] = Spread.of(arms.by_seed(records, run, "wall_s") / 60).mean
@@ -110,7 +110,10 @@ def _row(
     return row
 
 
-def _shown(row: dict) -> dict[str, str]:
+def _shown(
+    row: dict, score: Measure, agreement: Mapping[str, tuple[str, int, int]]
+) -> dict[str, str]:
+    own = Spread(row[score.key], row[f"{score.key}_sd"], row["n"])
     ran = row["n"] > 0
     gap = spread_text(Spread(row["gap"], row["gap_sd"], row["gap_n"]), 0, sign=False)
     if row["gap_note"]:
@@ -119,21 +122,21 @@ def _shown(row: dict) -> dict[str, str]:
     derived = row["row"] in ("distil", "matching") and not pd.isna(published_gap)
     shown = {
         "": LABELS[row["row"]],
-        "published mIoU": row["published_text"],
+        f"published {score.name}": row["published_text"],
         "published gap recovered": f"{published_gap:.0f} %" if derived else "–",
-        "ours: mIoU %": spread_text(Spread(row["miou"], row["miou_sd"], row["n"]), sign=False),
+        f"ours: {score.name} %": spread_text(own, sign=False),
         "n": str(row["n"]),
         "points over (1)": spread_text(Spread(row["points"], row["points_sd"], row["points_n"])),
         "gap recovered": f"{gap} %" if gap[-1:].isdigit() else gap,
     }
-    for column, (heading, _, digits) in AGREEMENT.items():
+    for column, (heading, _, digits) in agreement.items():
         value = Spread(row[column], row[f"{column}_sd"], row[f"{column}_n"])
         shown[heading] = spread_text(value, digits, sign=False)
     shown["wall, min"] = f"{row['wall_min']:.1f}" if ran else "–"
     shown["steps"] = f"{row['steps']:,.0f}" if ran else "–"
     shown["samples seen"] = f"{row['samples_seen']:,.0f}" if ran else "–"
     if not ran:
-        shown |= {"ours: mIoU %": NOT_RUN, "gap recovered": "–"}
+        shown |= {f"ours: {score.name} %": NOT_RUN, "gap recovered": "–"}
     return shown
 
 
@@ -192,20 +195,21 @@ def curve_points(
 ) -> pd.DataFrame:
     """The points of a curve, one row for each seed that was run: arm, x, run, seed, and metrics.
 
-    Metrics: `miou` and the columns of AGREEMENT, in shown units. Where the records tell how many
+    Metrics: `score` and the measures of agreement, in shown units. Where the records tell how many
     images were drawn from, x of the pool curve is their ratio, not the one that a run is named for.
     """
     records = arms.one_scale(records, scale)
+    agreement = measure.of(records, prefix).agreement
     rows = []
     for arm, x, run in curve_runs(kind, prefix):
         for record in records[records["run"] == run].to_dict("records"):
             row = {"arm": arm, "x": _pool_ratio(record, x) if kind == "pool" else x, "nominal": x}
             row |= {"run": run, "seed": record["seed"], "steps": record["steps"]}
-            row["miou"] = 100 * record.get("val.miou", math.nan)
-            for column, (_, factor, _) in AGREEMENT.items():
+            row["score"] = 100 * record.get("score", math.nan)
+            for column, (_, factor, _) in agreement.items():
                 row[column] = factor * record.get(column, math.nan)
             rows.append(row)
-    columns = ["arm", "x", "nominal", "run", "seed", "steps", "miou", *AGREEMENT]
+    columns = ["arm", "x", "nominal", "run", "seed", "steps", "score", *agreement]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -219,22 +223,24 @@ def _pool_ratio(record: dict, nominal: float) -> float:
 def curve_table(
     records: pd.DataFrame, kind: str, *, prefix: str = "funmatch-seg", scale: str | None = None
 ) -> Table:
-    """The points of a curve as a table: mIoU, points over (1) of the same seed, agreement, KL."""
+    """The points of a curve as a table: score, points over (1) of the same seed, agreement, KL."""
     records = arms.one_scale(records, scale)
     points = curve_points(records, kind, prefix=prefix)
+    measured = measure.of(records, prefix)
+    agreement = measured.shown_agreement(records, prefix)
     supervised = 100 * arms.by_seed(records, f"{prefix}-supervised")
     rows, shown = [], []
     for arm, x, run in curve_runs(kind, prefix):
         here = points[(points["run"] == run) & (points["arm"] == arm)].set_index("seed")
-        score, lead = Spread.of(here["miou"]), Spread.of((here["miou"] - supervised).dropna())
+        score, lead = Spread.of(here["score"]), Spread.of((here["score"] - supervised).dropna())
         row = {"arm": arm, "x": here["x"].iloc[0] if len(here) else x, "run": run}
-        row |= {"n": score.n, "miou": score.mean, "miou_sd": score.sd}
+        row |= {"n": score.n, measured.key: score.mean, f"{measured.key}_sd": score.sd}
         row |= {"points": lead.mean, "points_sd": lead.sd, "steps": here["steps"].mean()}
         unit = f"{row['x']:g}×"
         text = {"": LABELS["distil" if run.endswith("-distil") else arm], _heading(kind): unit}
-        text["mIoU %"] = spread_text(score, sign=False) if score.n else NOT_RUN
+        text[f"{measured.name} %"] = spread_text(score, sign=False) if score.n else NOT_RUN
         text |= {"n": str(score.n), "points over (1)": spread_text(lead)}
-        for column, (heading, _, digits) in AGREEMENT.items():
+        for column, (heading, _, digits) in agreement.items():
             value = Spread.of(here[column])
             row |= {column: value.mean, f"{column}_sd": value.sd}
             text[heading] = spread_text(value, digits, sign=False)

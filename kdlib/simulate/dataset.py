@@ -1,17 +1,13 @@
-"""The pinned data set: which clips it has and which files come from each."""
+"""Rendering a data set: which files come from each clip, and the lists that name them."""
 
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from kdlib.simulate import lanes
+from kdlib.simulate import kitti, lanes
 from kdlib.simulate.files import (
-    clip_id,
     remove_parts,
     write_bytes,
     write_jpeg,
@@ -20,112 +16,12 @@ from kdlib.simulate.files import (
     write_video,
 )
 from kdlib.simulate.parallel import progress, spread
+from kdlib.simulate.recipe import PINNED as PINNED
+from kdlib.simulate.recipe import SMOKE, Job, Recipe, jobs
 from kdlib.simulate.render import Frame, Renderer
 
 MOMENT = 5.0  # seconds into a clip at which its still is taken
 PARTS = ".parts"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How much of everything a data set has. Sizes are (height, width)."""
-
-    videos: int
-    val_videos: int
-    frames: int
-    rate: Fraction
-    video_size: tuple[int, int]
-    seg: tuple[int, int]  # stills of images/10k: train, val
-    det: tuple[int, int]  # stills of images/100k: train, val
-    still_size: tuple[int, int]
-    elsewhere: tuple[int, int]
-    elsewhere_size: tuple[int, int]
-    culane: int
-    culane_size: tuple[int, int]
-
-
-PINNED = Recipe(
-    600,
-    12,
-    20,
-    Fraction(2),
-    (144, 256),
-    (240, 300),
-    (120, 80),
-    (288, 512),
-    (1500, 100),
-    (144, 256),
-    24,
-    (288, 800),
-)
-SMOKE = Recipe(
-    8, 2, 6, Fraction(2), (72, 128), (12, 8), (4, 2), (72, 128), (8, 4), (72, 128), 2, (72, 200)
-)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One clip to render: what for, from which seed, in which world."""
-
-    kind: str  # video, seg, det, culane
-    seed: str
-    split: str
-    world: str
-    root: str  # folder inside the data set
-    size: tuple[int, int]
-    frames: int = 1
-    rate: Fraction = Fraction(2)
-
-    @property
-    def id(self) -> str:
-        """The id of the clip and of all its files."""
-        return clip_id(f"{self.world}/{self.seed}")
-
-
-def jobs(recipe: Recipe) -> Iterator[Job]:
-    """All clips of a data set. Only the videos of `val` share a seed, with stills of 10k/val."""
-    root = "bdd100k"
-    for split, count in zip(("train", "val"), recipe.seg, strict=True):
-        for k in range(count):
-            yield Job("seg", f"seg-{split}/{k}", split, "home", root, recipe.still_size)
-    for split, count in zip(("train", "val"), recipe.det, strict=True):
-        for k in range(count):
-            yield Job("det", f"det-{split}/{k}", split, "home", root, recipe.still_size)
-    for k in range(recipe.culane):
-        split = ("train", "train", "train", "val", "test")[k % 5]
-        yield Job("culane", f"culane/{k}", split, "home", "culane", recipe.culane_size)
-    for split, count in zip(("train", "val"), recipe.elsewhere, strict=True):
-        for k in range(count):
-            yield Job(
-                "seg",
-                f"seg-{split}/{k}",
-                split,
-                "elsewhere",
-                f"elsewhere/{root}",
-                recipe.elsewhere_size,
-            )
-    for k in range(recipe.val_videos):
-        yield Job(
-            "video",
-            f"seg-val/{k}",
-            "val",
-            "home",
-            root,
-            recipe.video_size,
-            recipe.frames,
-            recipe.rate,
-        )
-    for k in range(recipe.videos):
-        yield Job(
-            "video",
-            f"pool/{k}",
-            "train",
-            "home",
-            root,
-            recipe.video_size,
-            recipe.frames,
-            recipe.rate,
-        )
 
 
 def outputs(job: Job, out: Path) -> list[Path]:
@@ -144,6 +40,14 @@ def outputs(job: Job, out: Path) -> list[Path]:
                 root / "images/100k" / job.split / f"{job.id}.jpg",
                 root / "labels/lane/masks" / job.split / f"{job.id}.png",
                 part,
+            ]
+        case "boxes":
+            return [root / "images/100k" / job.split / f"{job.id}.jpg", part]
+        case "kitti":
+            name = job.seed.removeprefix("kitti/")
+            return [
+                root / "training/image_2" / f"{name}.png",
+                root / "training/label_2" / f"{name}.txt",
             ]
         case "culane":
             name = lanes.culane_name(job.seed)
@@ -167,9 +71,15 @@ def render(job: Job, out: Path) -> int:
         times = [float(k / job.rate) for k in range(job.frames)]
         return write_video(paths[0], (renderer.frame(t).image for t in times), job.rate)
     frame = renderer.frame(MOMENT, boxes=job.kind != "seg")
+    if job.kind == "kitti":
+        write_png(paths[0], kitti.coarse(frame.image))
+        write_bytes(paths[1], kitti.labels(frame.boxes, job.size).encode())
+        return 1
     write_jpeg(paths[0], frame.image)
     if job.kind == "seg":
         write_png(paths[1], frame.label)
+    elif job.kind == "boxes":
+        write_json(paths[1], {"det": detections(job, renderer, frame)})
     elif job.kind == "det":
         write_png(paths[1], lanes.bdd_mask(frame.lanes, job.size))
         write_json(
@@ -242,19 +152,22 @@ def complete(recipe: Recipe, out: Path) -> bool:
     """Whether all files of a data set are there and gathered."""
     parts = out / PARTS
     wanted = (path for job in jobs(recipe) for path in outputs(job, out) if path.parent != parts)
-    return not parts.exists() and all(path.exists() for path in (*wanted, *gathered(out)))
+    paths = (*wanted, *gathered(recipe, out))
+    return not parts.exists() and all(path.exists() for path in paths)
 
 
-def gathered(out: Path) -> list[Path]:
+def gathered(recipe: Recipe, out: Path) -> list[Path]:
     """The label files and lists that `collect` writes."""
     labels, lists = out / "bdd100k" / "labels", out / "culane" / "list"
+    boxed = {(job.root, job.split) for job in jobs(recipe) if job.kind in ("det", "boxes")}
     return [
-        *(labels / "det_20" / f"det_{split}.json" for split in ("train", "val")),
+        *(_boxes_file(out, root, split) for root, split in sorted(boxed)),
         *(labels / "lane" / "polygons" / f"lane_{split}.json" for split in ("train", "val")),
         *(
             lists / name
             for name in ("train.txt", "train_gt.txt", "val.txt", "val_gt.txt", "test.txt")
         ),
+        *(_kitti_list(out, split) for split in ("train", "val")),
     ]
 
 
@@ -267,21 +180,36 @@ def render_tiny(out: Path) -> Path:
 def collect(recipe: Recipe, out: Path) -> None:
     """Gather the parts of all clips into the label files and lists of their layouts."""
     parts: dict[tuple[str, str], list[dict]] = {}
+    numbers: dict[str, list[str]] = {}
     for job in jobs(recipe):
-        if job.kind in ("det", "culane"):
+        if job.kind in ("det", "boxes", "culane"):
             value = json.loads(outputs(job, out)[-1].read_text())
-            parts.setdefault((job.kind, job.split), []).append(value)
-    labels = out / "bdd100k" / "labels"
-    for split in ("train", "val"):
-        rows = sorted(parts.get(("det", split), []), key=lambda row: row["det"]["name"])
-        write_json(labels / "det_20" / f"det_{split}.json", [row["det"] for row in rows])
-        write_json(
-            labels / "lane" / "polygons" / f"lane_{split}.json", [row["lane"] for row in rows]
-        )
+            parts.setdefault((job.root, job.split), []).append(value)
+        elif job.kind == "kitti":
+            numbers.setdefault(job.split, []).append(outputs(job, out)[0].stem)
+    for (root, split), found in parts.items():
+        if root == "culane":
+            continue
+        rows = sorted(found, key=lambda row: row["det"]["name"])
+        write_json(_boxes_file(out, root, split), [row["det"] for row in rows])
+        if all("lane" in row for row in rows):
+            path = out / root / "labels" / "lane" / "polygons" / f"lane_{split}.json"
+            write_json(path, [row["lane"] for row in rows])
     for split in ("train", "val", "test"):
         rows = sorted(parts.get(("culane", split), []), key=lambda row: row["name"])
         plain, full = lanes.culane_lists(rows)
         write_bytes(out / "culane" / "list" / f"{split}.txt", plain.encode())
         if split != "test":
             write_bytes(out / "culane" / "list" / f"{split}_gt.txt", full.encode())
+    for split in ("train", "val"):
+        lines = "".join(f"{name}\n" for name in sorted(numbers.get(split, [])))
+        write_bytes(_kitti_list(out, split), lines.encode())
     shutil.rmtree(out / PARTS, ignore_errors=True)
+
+
+def _boxes_file(out: Path, root: str, split: str) -> Path:
+    return out / root / "labels" / "det_20" / f"det_{split}.json"
+
+
+def _kitti_list(out: Path, split: str) -> Path:
+    return out / "kitti" / "ImageSets" / f"{split}.txt"

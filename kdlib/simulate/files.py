@@ -49,10 +49,10 @@ def write_jpeg(path: Path, image: np.ndarray, quality: int = JPEG_QUALITY) -> No
 
 
 def write_png(path: Path, mask: np.ndarray) -> None:
-    """Write a (H, W) 8-bit mask."""
+    """Write a (H, W) 8-bit mask, or a (H, W, 3) blue-green-red picture."""
     ok, data = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     if not ok:
-        raise OSError(f"{path}: OpenCV could not encode this mask; check its size and type")
+        raise OSError(f"{path}: OpenCV could not encode this array; check its size and type")
     write_bytes(path, data.tobytes())
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from kdlib.simulate.camera import NEAR, View
-from kdlib.simulate.classes import BOXED, LIGHT
+from kdlib.simulate.classes import BOXED, LIGHT, RIDER
 from kdlib.simulate.dice import Dice
 from kdlib.simulate.ground import GroundPainter, bonnet
 from kdlib.simulate.light import Light
@@ -24,7 +24,11 @@ cv2.setNumThreads(1)
 
 @dataclass(frozen=True)
 class Box:
-    """A visible object: category of BDD100K, first and last column and row, and attributes."""
+    """A visible object: category of BDD100K, first and last column and row, and attributes.
+
+    `extent` is the box that it would have if nothing hid it, over the picture's edge too. Objects
+    with the same `thing` belong together: a rider and what he rides, and both are `ridden`.
+    """
 
     category: str
     x1: int
@@ -34,6 +38,9 @@ class Box:
     occluded: bool
     truncated: bool
     light: str
+    extent: tuple[int, int, int, int]
+    thing: int
+    ridden: bool
 
 
 @dataclass(frozen=True)
@@ -245,6 +252,9 @@ class Renderer:
                         seen < 0.8 * full,
                         x0 < -1 or y0 < -1 or x1 > width or y1 > height,
                         thing.color if label == LIGHT else "NA",
+                        (x0, y0, x1, y1),
+                        number,
+                        RIDER in thing.shape.parts,
                     )
                 )
         return out

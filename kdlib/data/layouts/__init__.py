@@ -1,13 +1,25 @@
 """Data sets in their official folder layouts, read unmodified; one module per data set.
 
-Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, ``read_label``,
-``inspections``, ``problems`` and the constants ``CLASSES``, ``IGNORE``, ``PALETTE``,
-``CATEGORIES``, ``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``.
+Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, ``inspections``,
+``problems`` and the constants ``TASK``, ``CLASSES``, ``IGNORE``, ``PALETTE``, ``CATEGORIES``,
+``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``. By ``TASK`` it adds
+
+- "segmentation": ``read_label``;
+- "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti".
 """
 
 from types import ModuleType
 
-from kdlib.data.layouts import ade20k, bdd100k, camvid, cityscapes
+from kdlib.data.layouts import (
+    ade20k,
+    bdd100k,
+    bdd100k_boxes,
+    camvid,
+    cityscapes,
+    coco,
+    kitti,
+    voc,
+)
 from kdlib.data.layouts.sample import IGNORE, LayoutError, Problem, Sample, Video
 
 LAYOUTS: dict[str, ModuleType] = {
@@ -15,6 +27,10 @@ LAYOUTS: dict[str, ModuleType] = {
     "camvid": camvid,
     "cityscapes": cityscapes,
     "ade20k": ade20k,
+    "bdd100k-boxes": bdd100k_boxes,
+    "kitti": kitti,
+    "voc07": voc,
+    "coco": coco,
 }
 
 __all__ = ["IGNORE", "LAYOUTS", "LayoutError", "Problem", "Sample", "Video", "get"]

@@ -27,6 +27,7 @@ from kdlib.data.layouts.files import decode_image, decode_label, image_bytes, li
 from kdlib.data.layouts.sample import IGNORE as IGNORE
 from kdlib.data.layouts.sample import Coding, LayoutError, Problem, Sample, Video
 
+TASK = "segmentation"
 # The first name of each line of objectInfo150.txt.
 CLASSES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",

@@ -4,9 +4,10 @@ Pillow decodes every image a second time here, because it reports damage that Op
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -21,11 +22,18 @@ VIDEO_CURE = "download or copy the clip again, or remove it: frame extraction sk
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look showed: problems, image height and width, pixels by class (255 = ignore)."""
+    """What one look showed.
+
+    Attributes:
+        size: height and width of the image.
+        pixels: pixels by class, (256,) with 255 = ignore; boxes by class in a detection layout.
+        notes: how often something occurred that is no fault but changes what is counted.
+    """
 
     problems: tuple[Problem, ...] = ()
     size: tuple[int, int] | None = None
     pixels: np.ndarray | None = None
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)

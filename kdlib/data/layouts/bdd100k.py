@@ -11,18 +11,18 @@ never read: the toolkit's colour tables contradict each other on wall and fence.
 from clips of the *training* videos: see `evaluation_ids`.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from kdlib.data.layouts import audit
-from kdlib.data.layouts.audit import Finding, Inspection
+from kdlib.data.layouts import audit, scalabel
+from kdlib.data.layouts.audit import Inspection
 from kdlib.data.layouts.files import decode_image, decode_label, image_bytes, listed
 from kdlib.data.layouts.sample import IGNORE, Coding, LayoutError, Problem, Sample, Video
 
+TASK = "segmentation"
 CLASSES = (
     "road",
     "sidewalk",
@@ -88,17 +88,9 @@ COUNTS = {
     "videos/val": 10000,
     "videos/test": 20000,
 }
-BOX_CATEGORIES = frozenset(
-    (
-        *("pedestrian", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-        *("traffic light", "traffic sign", "other person", "other vehicle", "trailer"),
-        *("person", "bike", "motor", "caravan", "van"),  # names of the older label files
-    )
-)
 
 IMAGE_CURE = "unpack the official image archive (10k or 100k images) again, unmodified"
 MASK_CURE = "unpack the official sem_seg label archive again and use labels/sem_seg/masks"
-JSON_CURE = "unpack the official det_20 label archive again"
 VIDEO_CURE = "unpack the official video archives so that the clips lie in videos/<split>/"
 CODING = Coding(CLASSES, IGNORE, MASK_CURE, (range(19, 34), "label ids instead of train ids"))
 
@@ -154,7 +146,7 @@ def evaluation_ids(root: Path) -> set[str]:
                 ids.update(listed(folder, (ending,), IMAGE_CURE))
     boxes = root / "labels" / "det_20" / "det_val.json"
     if boxes.is_file():
-        ids.update(Path(frame["name"]).stem for frame in _scalabel(boxes))
+        ids.update(Path(frame["name"]).stem for frame in scalabel.read(boxes))
     if not ids:
         raise LayoutError(
             root,
@@ -195,7 +187,7 @@ def inspections(root: Path, *, full: bool = False) -> list[Inspection]:
     for split in MASK_SPLITS:
         path = root / "labels" / "det_20" / f"det_{split}.json"
         if path.is_file():
-            look = partial(_boxes, path, _images(root, "100k", split))
+            look = partial(scalabel.look, path, _images(root, "100k", split))
             todo.append(Inspection("labels/det_20", path, look))
     for split in SPLITS:
         if (root / "videos" / split).is_dir():
@@ -246,42 +238,6 @@ def _unpaired(
         what = f"is missing: mask {masks[id]} has no image"
         found.append((_images(root, "10k", split) / f"{id}.jpg", what, IMAGE_CURE))
     return found
-
-
-def _boxes(path: Path, folder: Path) -> Finding:
-    try:
-        frames = _scalabel(path)
-    except LayoutError as error:
-        return Finding((error.problem,))
-    there = set(listed(folder, (".jpg",), IMAGE_CURE)) if folder.is_dir() else None
-    found: list[Problem] = []
-    for frame in frames:
-        name = frame["name"]
-        if there is not None and Path(name).stem not in there:
-            what = f"is missing, but {path.name} describes it"
-            found.append(Problem(folder / name, what, IMAGE_CURE))
-        for label in frame.get("labels") or ():
-            if label.get("category") not in BOX_CATEGORIES:
-                what = f"frame {name}: unknown category {label.get('category')!r}"
-                found.append(Problem(path, what, JSON_CURE))
-            box = label.get("box2d")
-            if box and (box["x2"] < box["x1"] or box["y2"] < box["y1"]):
-                found.append(Problem(path, f"frame {name}: a box ends before it starts", JSON_CURE))
-    return Finding(tuple(found))
-
-
-def _scalabel(path: Path) -> list[dict]:
-    """The frames of a Scalabel file, which is a list or an object that holds one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise LayoutError(path, f"is not whole JSON ({error})", JSON_CURE) from None
-    frames = content.get("frames") if isinstance(content, dict) else content
-    if not isinstance(frames, list) or not all(
-        isinstance(frame, dict) and isinstance(frame.get("name"), str) for frame in frames
-    ):
-        raise LayoutError(path, "is no list of Scalabel frames, each with a name", JSON_CURE)
-    return frames
 
 
 def _images(root: Path, size: str, split: str) -> Path:

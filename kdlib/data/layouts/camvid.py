@@ -20,6 +20,7 @@ from kdlib.data.layouts.files import decode_image, decode_label, image_bytes, li
 from kdlib.data.layouts.sample import IGNORE as IGNORE
 from kdlib.data.layouts.sample import Coding, LayoutError, Problem, Sample, Video
 
+TASK = "segmentation"
 CLASSES = (
     "sky",
     "building",

@@ -31,6 +31,7 @@ from kdlib.data.layouts.sample import IGNORE as IGNORE
 from kdlib.data.layouts.sample import Coding, LayoutError, Problem, Sample, Video
 
 # BDD100K took over the 19 train classes, their order, colours and categories.
+TASK = "segmentation"
 CLASSES, PALETTE, CATEGORIES = bdd100k.CLASSES, bdd100k.PALETTE, bdd100k.CATEGORIES
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 VOID_IDS = (*(id for id in range(34) if id not in LABEL_IDS), 255)

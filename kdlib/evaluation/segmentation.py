@@ -3,7 +3,7 @@
 The distance that trains is the distance that is reported: agreement uses `losses.matching` itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,9 +15,12 @@ from kdlib import progress, views
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import Source, resize
+from kdlib.evaluation.feeding import chunks, spread, to_device
 from kdlib.losses import matching
 from kdlib.metrics import segmentation as metrics
 from kdlib.resize import bilinear, to_grid
+
+HEADLINE = "miou"
 
 
 def evaluate(
@@ -47,7 +50,7 @@ def evaluate(
     classes = len(reader.CLASSES)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=fabric.device)
     pair = _Pair(network, teacher, classes, fabric)
-    for some in progress.bar(list(_chunks(samples, batch)), title=title):
+    for some in progress.bar(list(chunks(samples, batch)), title=title):
         images = [resize(reader.read_image(sample.image), size_hw) for sample in some]
         labels = [torch.from_numpy(reader.read_label(sample.label)) for sample in some]
         logits = pair.compare(images, [label.shape for label in labels])
@@ -65,7 +68,7 @@ def agreement_on(
     network: nn.Module,
     teacher: nn.Module,
     source: Source,
-    classes: int,
+    layout: str,
     *,
     fabric: Fabric,
     count: int,
@@ -73,10 +76,9 @@ def agreement_on(
     title: str = "agreement",
 ) -> dict[str, float]:
     """Agreement on `count` unlabelled images, spread evenly over the source, at the view's size."""
-    pair = _Pair(network, teacher, classes, fabric)
-    count = min(count, len(source))
-    places = [i * len(source) // count for i in range(count)]
-    for some in progress.bar(list(_chunks(places, batch)), title=title):
+    pair = _Pair(network, teacher, len(layouts.get(layout).CLASSES), fabric)
+    places = spread(count, len(source))
+    for some in progress.bar(list(chunks(places, batch)), title=title):
         images = [source.read(place)[0] for place in some]
         pair.compare(images, [image.shape[:2] for image in images])
     return pair.agreement()["agreement"]
@@ -96,7 +98,7 @@ def predict(network: nn.Module, image_HWC: Any, size_hw: tuple[int, int], fabric
     network.eval()
     view = resize(image_HWC, size_hw)
     with torch.inference_mode(), fabric.autocast():
-        logits = network(_to_device([view], fabric)).logits
+        logits = network(to_device([view], fabric)).logits
         return bilinear(logits.float(), image_HWC.shape[:2])[0].argmax(0).byte().cpu().numpy()
 
 
@@ -133,7 +135,7 @@ class _Pair:
     @torch.inference_mode()
     def compare(self, images: list[Any], sizes: list[tuple[int, int]]) -> torch.Tensor:
         """Logits (N, C, h, w) of the network; agreement is counted at `sizes`, KL at the logits."""
-        tensor = _to_device(images, self.fabric)
+        tensor = to_device(images, self.fabric)
         with self.fabric.autocast():
             logits = self.network(tensor).logits
             if self.teacher is None:
@@ -152,7 +154,7 @@ class _Pair:
     def scores(self, image: Any, size: tuple[int, int], how: views.Views) -> torch.Tensor:
         """Scores (1, C, H, W) of one image by the views asked for."""
         with self.fabric.autocast():
-            tensor = _to_device([image], self.fabric)
+            tensor = to_device([image], self.fabric)
             return views.scores(lambda x: self.network(x).logits, tensor, size, how)
 
     def agreement(self) -> dict[str, dict[str, float]]:
@@ -161,13 +163,3 @@ class _Pair:
             return {}
         scores = metrics.agreement(self.confusion.cpu())._asdict()
         return {"agreement": scores | {"kl": float(self.kl) / self.images}}
-
-
-def _to_device(images: list[Any], fabric: Fabric) -> torch.Tensor:
-    stacked = torch.stack([torch.from_numpy(image) for image in images]).to(fabric.device)
-    return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
