@@ -1,6 +1,7 @@
 """FCOS: the network against torchvision's, its losses and its decoding against slow loops."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -56,17 +57,20 @@ def test_parameters_and_operations(depth):
     # torchvision: a bias before every group norm, no scale per level
     assert count(twin) == count(network) + 8 * 256 - 5
 
-    operations = []
-    for call in (lambda: network(images), lambda: twin.head(list(twin.backbone(images).values()))):
-        with FlopCounterMode(display=False) as counter:
+    def operations(call: Callable[[], object]) -> int:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             call()
-        operations.append(counter.get_flop_counts()["Global"][torch.ops.aten.convolution])
-    assert operations[0] == operations[1]
-    with FlopCounterMode(display=False) as counter:
-        stages = network.backbone(images)
-        network.pyramid(stages[1:])
-    before_head = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
-    assert operations[0] - before_head == 2 * CELLS * (8 * conv + 15 * 256 * 9)
+        return counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+
+    stages = []
+    before_head = operations(lambda: stages.extend(network.backbone(images)))
+    before_head += operations(lambda: network.pyramid(stages[1:]))
+    of_head = 2 * CELLS * (8 * conv + 15 * 256 * 9)
+    assert operations(lambda: network(images)) == before_head + of_head
+    levels = []
+    theirs = operations(lambda: levels.extend(twin.backbone(images).values()))
+    assert theirs == before_head
+    assert operations(lambda: twin.head(levels)) == of_head
 
 
 def test_same_function_as_torchvisions():

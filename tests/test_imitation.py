@@ -288,7 +288,7 @@ def test_what_the_mask_refuses():
 
 
 def test_mask_is_much_faster_than_plain_broadcasting():
-    """The asked ratio is 10 on one thread; half of it is asked of a machine that does more."""
+    """One thread, its own time, best of seven; a quiet machine shows 25 and more."""
     anchors, boxes = anchor_grid(MAP), boxes_of(8, 10)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -304,7 +304,7 @@ def test_mask_is_much_faster_than_plain_broadcasting():
             seconds[form] = min(runs)
     finally:
         torch.set_num_threads(threads)
-    assert seconds[plain] > 5 * seconds[imitation_mask]
+    assert seconds[plain] > 10 * seconds[imitation_mask]
 
 
 # loss
@@ -351,7 +351,7 @@ def test_an_empty_region_gives_zero():
     adapted = torch.randn(2, 3, 4, 5, requires_grad=True)
     loss = imitation_loss(adapted, torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool))
     loss.backward()
-    assert float(loss) == 0 and (adapted.grad == 0).all()
+    assert loss.detach() == 0 and (adapted.grad == 0).all()
 
 
 def test_nothing_outside_the_region_counts():

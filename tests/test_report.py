@@ -593,7 +593,7 @@ def test_titles_admit_that_nothing_was_found(tmp_path):
     assert title.startswith("More unlabelled frames do not clearly help: +1.0 ± 1.0 mIoU points")
     agreement = {"matching": pd.Series([80.0, 81.0]), "distil": pd.Series([80.5, 81.5])}
     assert sentences.agreement_finding(agreement) == "Function matching does not agree more"
-    points = pd.DataFrame({"agreement": [1.0, 2.0, 3.0], "miou": [1.0, 2.0, 1.0]})
+    points = pd.DataFrame({"agreement": [1.0, 2.0, 3.0], "score": [1.0, 2.0, 1.0]})
     assert sentences.scatter_finding(points).startswith("Agreement with the teacher does not tell")
 
 

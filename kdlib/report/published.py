@@ -4,7 +4,7 @@ Files: `published/<paper>.yaml`. The head of a file explains its keys.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +47,7 @@ class Figure:
     digits: int
     model: str = ""
     learns_from: str = ""
-    parts: Mapping[str, float] = MappingProxyType({})
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
