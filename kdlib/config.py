@@ -78,6 +78,8 @@ class Detector:
     head_convs: int | None = None  # convolutions of a head before its last
     levels: tuple[int, ...] | None = None  # of the pyramid; level k has stride 2^k
     box_unit: Literal["pixel", "stride"] | None = None  # of the exponential of the distances
+    anchor_scale: float | None = None  # of anchors made for another size of image
+    multiplier: float | None = None  # of the channels: 1 teacher, 0.5 and 0.25 students
 
 
 @dataclass(frozen=True)
@@ -109,22 +111,40 @@ class Structured:
 
 
 @dataclass(frozen=True)
+class Imitation:
+    """Feature imitation: the paper's letters and what is tuned about them."""
+
+    letters: tuple[Literal["I", "F", "G", "D"], ...]  # none: the student alone
+    weight: float = 0.01  # of the imitation of features; the released code's for VGG11
+    psi: float = 0.5  # share of the best overlap that an anchor of I must exceed
+    warmup: int = 0  # steps without imitation; released: 400, at an earlier time 200
+    scores_weight: float = 1.0  # of D
+
+    def __post_init__(self):
+        if len({*self.letters} & {*"IFG"}) > 1:
+            raise ConfigError(f"method.imitation.letters: one of I, F, G at most: {self.letters}")
+
+
+@dataclass(frozen=True)
 class Method:
     """What the student learns from."""
 
-    name: Literal["supervised", "distil", "matching", "structured"]
+    name: Literal["supervised", "distil", "matching", "structured", "imitation"]
     temperature: float = 1.0
     mixup: bool = False  # matching: blend each image with its neighbour in the batch
     label_weight: float = 0.0  # distil: weight of the cross entropy with the labels
     class_weights: Literal["none", "inverse-sqrt"] = "none"  # of the labelled images' frequencies
     structured: Structured | None = None
+    imitation: Imitation | None = None
 
     def __post_init__(self):
-        if (self.name == "structured") != (self.structured is not None):
-            raise ConfigError(
-                f"method.structured: {self.name} "
-                + ("needs this block" if self.structured is None else "has none, only structured")
-            )
+        for name in ("structured", "imitation"):
+            block = getattr(self, name)
+            if (self.name == name) != (block is not None):
+                raise ConfigError(
+                    f"method.{name}: {self.name} "
+                    + ("needs this block" if block is None else f"has none, only {name}")
+                )
         for key, only in (("mixup", "matching"), ("label_weight", "distil")):
             if getattr(self, key) and self.name != only:
                 raise ConfigError(f"method.{key}: {self.name} has none, only {only} does")

@@ -68,10 +68,11 @@ def train(
     if fabric.world_size > 1 and device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     network = torch.compile(student) if plan.compile else student
-    module, optimizer = fabric.setup(network, make_optimizer(plan, student))
+    method.begin(fabric, run.seed, plan.steps, student, teacher)
+    joint = nn.ModuleList() if method.joint is None else method.joint
+    module, optimizer = fabric.setup(network, make_optimizer(plan, student, joint))
     averaged = {k: v.detach().clone() for k, v in student.state_dict().items()} if plan.ema else {}
     student.train()
-    method.begin(fabric, run.seed, plan.steps)
 
     # 2. Where to begin.
     first, history, before = 0, [], 0.0
@@ -108,6 +109,9 @@ def train(
             group["lr"] = learning_rate(plan, step)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
+        if fabric.world_size > 1:
+            for parameter in joint.parameters():  # the student's own are averaged by the backward
+                parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")
         if plan.clip_norm:
             # Its own check of the norm would wait for the device in every step; ours is in _row.
             fabric.clip_gradients(
@@ -142,9 +146,9 @@ def train(
     return Trained(weights, history, seconds, plan.steps * plan.batch)
 
 
-def make_optimizer(plan: Schedule, student: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(plan: Schedule, *modules: nn.Module) -> torch.optim.Optimizer:
     """AdamW with decay on matrices and kernels only, or SGD with momentum 0.9 and decay on all."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if plan.optimiser == "sgd":
         return torch.optim.SGD(parameters, plan.lr, momentum=0.9, weight_decay=plan.weight_decay)
     kernels = [p for p in parameters if p.ndim > 1]

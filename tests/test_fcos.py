@@ -195,6 +195,7 @@ def test_what_is_frozen_stays():
         ({"freeze": 5}, "freeze"),
         ({"head_convs": -1}, "head_convs"),
         ({"wheels": 4}, "wheels"),
+        ({"width": 8, "pretrained": True}, "ImageNet weights"),
     ],
 )
 def test_errors_of_the_network(options, message):
@@ -386,6 +387,13 @@ def test_no_object_gives_zero_with_zero_gradients(most):
         assert x.grad.isfinite().all() and x.grad.any()
     for x in tensors[3:]:
         assert not x.grad.any()
+
+
+def test_a_row_without_a_class_is_no_object():
+    output, targets = random_output(0), boxes_of(1)
+    classless = targets._replace(classes=targets.classes.where(~targets.ignored, -1))
+    unmarked = classless._replace(ignored=torch.zeros_like(targets.ignored))
+    assert fcos.fcos(output, unmarked) == fcos.fcos(output, targets)
 
 
 def test_padding_of_the_targets_changes_nothing():

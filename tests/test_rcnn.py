@@ -25,7 +25,7 @@ from kdlib.models.rcnn_regions import (
     roi_align_products,
 )
 
-SMALL_ANCHORS = {"scales": (1, 2, 4), "roi_batch": 64, "frozen": "none"}
+SMALL_ANCHORS = {"scales": (1, 2, 4), "roi_batch": 64}
 VGG = {"width": 8, "head_channels": 64, "dropout": 0.0, **SMALL_ANCHORS}
 RESNET = {"width": 8, "blocks": (1, 1, 1, 1), "norm": "group", **SMALL_ANCHORS}
 C4 = {"rpn_channels": 32, **RESNET}
@@ -165,6 +165,15 @@ def test_anchors_stay_exact_on_half_type_maps():
     assert anchors.dtype == torch.float32 and anchors[-1].tolist() == [936, 568, 1064, 696]
 
 
+def test_anchors_kept_from_an_evaluation_serve_training():
+    generator = ReleasedAnchors((16,), (1,), (8,))
+    images = ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)])
+    with torch.inference_mode():
+        generator(images, [torch.zeros(1, 1, 4, 6, dtype=torch.float64)])
+    (kept,) = generator.cell_anchors
+    assert kept.dtype == torch.float64 and not kept.is_inference()
+
+
 # levels
 
 
@@ -240,6 +249,13 @@ def test_products_equal_torchvisions_roi_align():
     torch.testing.assert_close(grad, expected_grad)
 
 
+def test_products_stay_exact_under_autocast():
+    map_CHW = torch.rand(5, 9, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = roi_align_products(map_CHW, regions(), 7)
+    torch.testing.assert_close(got, roi_align(map_CHW[None], [regions()], 7, sampling_ratio=2))
+
+
 def test_regions_of_a_pyramid_keep_their_order():
     strides = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
     generator = torch.Generator().manual_seed(5)
@@ -250,6 +266,7 @@ def test_regions_of_a_pyramid_keep_their_order():
     sides = torch.rand(30, 2, generator=generator) * 480 + 8
     low = torch.rand(30, 2, generator=generator) * torch.tensor([100.0, 20.0])
     boxes = torch.cat([low, low + sides], dim=1)
+    boxes[20] = torch.tensor([5.0, 9, 600, 500])
     split = [boxes[:19], boxes[19:]]
     pool = RoiAlign(strides, 7)
     got = pool.products(maps, split)
@@ -278,8 +295,7 @@ def test_pyramid_equals_torchvisions_network():
         rpn_anchor_generator=anchors,
         box_batch_size_per_image=64,
     )
-    options = {"proposals": (2000, 1000), "frozen": "none", "roi_batch": 64}
-    ours = rcnn.fpn_r50(3, **options)
+    ours = rcnn.fpn_r50(3, proposals=(2000, 1000), roi_batch=64)
     ours.load_state_dict(theirs.state_dict() | ours.input_norm.state_dict(prefix="input_norm."))
     ours.rpn.anchor_generator = anchors
     images_NCHW, targets = batch()
@@ -297,8 +313,9 @@ def test_pyramid_equals_torchvisions_network():
         assert torch.equal(found.classes, wanted["labels"] - 1)
         assert (found.scores.diff() <= 0).all()
 
-    # batch norms at their stored statistics on both sides
+    # batch norms at their stored statistics on both sides; torchvision draws a size in training
     theirs.train(), ours.train()
+    theirs.transform.eval()
     for network in (theirs, ours):
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -325,16 +342,14 @@ def test_losses_fall_and_boxes_come_out(name):
     for _ in range(20):
         output = network(images_NCHW, targets)
         assert output.detections is None
-        assert list(output.losses) == ["rpn_objectness", "rpn_box", "roi_class", "roi_box"] or set(
-            output.losses
-        ) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
+        assert set(output.losses) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
         loss = total(output)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert losses[0] > 1.9  # log 2 for the objectness, log 4 for the classes
-    assert sum(losses[-3:]) / 3 < 0.5 * losses[0]
+    assert sum(losses[-3:]) / 3 < 0.65 * losses[0]
     network.eval()
     with torch.inference_mode():
         output, again = network(images_NCHW, targets), network(images_NCHW)
@@ -349,13 +364,33 @@ def test_losses_fall_and_boxes_come_out(name):
         assert (found.xyxy <= torch.tensor([96.0, 64, 96, 64])).all()
 
 
+@pytest.mark.parametrize("name", ["vgg11", "fpn-r50"])
+def test_the_seed_decides_a_step_also_under_deterministic_algorithms(name):
+    images_NCHW, targets = batch()
+    results = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for seed in (3, 3, 4):
+            network = tiny(name, roi_batch=16, rpn_batch=16).train()
+            torch.manual_seed(seed)
+            output = network(images_NCHW, targets)
+            total(output).backward()
+            grad = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+            results.append((torch.stack(list(output.losses.values())), grad))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    first, second, other = results
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
 @pytest.mark.slow
 def test_one_batch_is_learnt_by_heart():
-    network = tiny("vgg11")
+    network = tiny("vgg11", roi_batch=32)
     images_NCHW, targets = batch()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     network.train()
-    for _ in range(200):
+    for _ in range(150):
         optimiser.zero_grad()
         total(network(images_NCHW, targets)).backward()
         optimiser.step()
@@ -379,10 +414,16 @@ def test_one_batch_is_learnt_by_heart():
         ("r50", {"c4": (128, 5, 7)}),
         (
             "fpn-r50",
-            {"p2": (32, 18, 26), "p3": (32, 9, 13), "p4": (32, 5, 7), "p5": (32, 3, 4), "p6": (32, 2, 2)},
+            {
+                "p2": (32, 18, 26),
+                "p3": (32, 9, 13),
+                "p4": (32, 5, 7),
+                "p5": (32, 3, 4),
+                "p6": (32, 2, 2),
+            },
         ),
     ],
-)  # fmt: skip
+)
 def test_imitated_maps(name, shapes):
     network = tiny(name).eval()
     images_NCHW = torch.rand(2, 3, 70, 101)
@@ -558,7 +599,12 @@ def test_pretrained_networks_ask_for_the_whole_resnet(monkeypatch):
         networks = [rcnn.r50(3, pretrained=True), rcnn.fpn_r50(3, pretrained=True)]
     assert [config.stage_blocks for config in asked] == [(3, 4, 6, 3)] * 2
     for network in networks:
-        assert not network.train().backbone.body.layer3[0].bn1.training  # frozen_norm follows
+        # what is frozen follows from the weights, where nothing else is asked for
+        body = network.train().backbone.body
+        assert not body.layer3[0].bn1.training
+        assert not body.layer1[0].conv1.weight.requires_grad
+        assert body.layer2[0].conv1.weight.requires_grad
+    assert all(p.requires_grad for p in tiny("r50", norm="batch").parameters())
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "other depth"])
@@ -596,27 +642,33 @@ def test_imagenet_weights_of_other_widths_do_not_exist():
 
 
 def test_anchors_that_cross_the_border_can_be_left_out():
-    config = RCNNConfig(ratios=(1,), scales=(1, 4), inside_only=True, rpn_channels=4)
+    """Anchors of 16 and of 32 pixels on 4 x 6 cells; the latter cross the border in the outer ones.
+
+    The best anchors of a box of 32 x 32 pixels in the corner are four that miss it by 8 pixels
+    each way (IoU 0.39); one of them lies inside.
+    """
+    config = RCNNConfig(ratios=(1,), scales=(1, 2), inside_only=True, rpn_channels=4)
     network = Proposals(config, 4, [16])
     maps = torch.zeros(1, 4, 4, 6)
     anchors = network.anchor_generator(ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)]), [maps])
-    boxes = torch.tensor([[0.0, 0, 16, 16], [0, 0, 64, 64]])
+    boxes = torch.tensor([[80.0, 48, 96, 64], [0, 0, 32, 32]])
     target = {"boxes": boxes, "labels": torch.tensor([1, 2]), "image_hw": (64, 96)}
     (labels,), (matched,) = network.assign_targets_to_anchors(anchors, [target])
-    labels = labels.view(4, 6, 2)
-    # 16-pixel anchors all lie inside; of the 64-pixel ones none is centred at a border's distance
+    small, large = labels.view(4, 6, 2).unbind(-1)
     expected = torch.zeros(4, 6)
-    expected[0, 0] = 1
-    assert torch.equal(labels[..., 0], expected)
-    centres = torch.arange(6) * 16 + 8.0
-    across = (centres >= 32) & (centres <= 64)
-    down = (centres[:4] >= 32) & (centres[:4] <= 32)
-    assert ((labels[..., 1] == -1) == ~(down[:, None] & across)).all()
+    expected[3, 5] = 1
+    assert torch.equal(small, expected)
+    expected = torch.full((4, 6), -1.0)
+    expected[1:3, 1:5] = 0
+    expected[1, 1] = 1
+    assert torch.equal(large, expected)
+    assert torch.equal(matched.view(4, 6, 2, 4)[1, 1, 1], boxes[1])
     assert torch.isfinite(network.box_coder.encode([matched], anchors)[0]).all()
 
-    everything = Proposals(RCNNConfig(ratios=(1,), scales=(1, 4), rpn_channels=4), 4, [16])
-    (all_labels,), _ = everything.assign_targets_to_anchors(anchors, [target])
-    assert all_labels.view(4, 6, 2)[1, 1, 1] == 1  # 48 of 64 pixels each way: the best there is
+    everything = Proposals(RCNNConfig(ratios=(1,), scales=(1, 2), rpn_channels=4), 4, [16])
+    (labels,), _ = everything.assign_targets_to_anchors(anchors, [target])
+    large = labels.view(4, 6, 2)[..., 1]
+    assert (large[:2, :2] == 1).all() and not (large == 1)[2:].any()
 
 
 def test_inside_only_trains_and_says_when_no_anchor_is_left():

@@ -1,5 +1,6 @@
 """The simulator: same bytes every time, complete layouts, valid labels, honest pins."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,11 +15,12 @@ import cv2
 import numpy as np
 import pytest
 
-from kdlib.simulate import clips, dataset, files, restore
+from kdlib.data import layouts
+from kdlib.simulate import clips, dataset, files, kitti, restore
 from kdlib.simulate.__main__ import build_parser
 from kdlib.simulate.classes import BOXED, IGNORE, NAMES
 from kdlib.simulate.dataset import PINNED, SMOKE
-from kdlib.simulate.render import Renderer
+from kdlib.simulate.render import Box, Renderer
 
 COMMAND = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
 
@@ -89,7 +91,95 @@ def test_layouts_are_complete(tiny: Path) -> None:
         assert len(images) == count
         masks = tiny / "elsewhere/bdd100k/labels/sem_seg/masks" / split
         assert images == names(masks, "*.png")
+    for split, count in zip(("train", "val"), SMOKE.elsewhere_det, strict=True):
+        images = names(tiny / "elsewhere/bdd100k/images/100k" / split, "*.jpg")
+        path = tiny / f"elsewhere/bdd100k/labels/det_20/det_{split}.json"
+        assert len(images) == count
+        assert path.exists() == (count > 0)
+        if count:
+            frames = json.loads(path.read_text())
+            assert [frame["name"] for frame in frames] == sorted(f"{name}.jpg" for name in images)
+    training, listed = tiny / "kitti/training", set()
+    for split, count in zip(("train", "val"), SMOKE.kitti, strict=True):
+        lines = (tiny / f"kitti/ImageSets/{split}.txt").read_text().split()
+        assert len(lines) == count
+        listed |= set(lines)
+    assert len(listed) == sum(SMOKE.kitti)
+    assert names(training / "image_2", "*.png") == names(training / "label_2", "*.txt") == listed
     assert not (tiny / dataset.PARTS).exists()
+
+
+def test_the_layouts_read_the_boxes_that_were_written(tiny: Path) -> None:
+    known = {"bdd100k": "bdd100k-boxes", "elsewhere/bdd100k": "bdd100k-boxes", "kitti": "kitti"}
+    for folder, name in known.items():
+        module = layouts.get(name)
+        assert [str(problem) for problem in module.problems(tiny / folder)] == []
+        stills = module.samples(tiny / folder, "train")
+        boxes = [module.read_boxes(still) for still in stills]
+        assert sum(len(some.classes) for some in boxes) > 3 * len(stills)
+
+
+def box(category: str, place: tuple, extent: tuple, thing: int = 1, ridden: bool = False) -> Box:
+    """A visible object for the KITTI labels; places name the last column and row."""
+    return Box(category, *place, False, False, "NA", extent, thing, ridden)
+
+
+KITTI_LINES = {
+    "seen whole": ([box("car", (10, 20, 29, 39), (10, 20, 29, 39))], "Car 0.00 0 {} 10 20 30 40"),
+    "0.5 seen": ([box("car", (10, 20, 19, 39), (10, 20, 29, 39))], "Car 0.00 1 {} 10 20 30 40"),
+    "0.2 seen": ([box("bus", (10, 20, 13, 39), (10, 20, 29, 39))], "Misc 0.00 2 {} 10 20 30 40"),
+    "0.1 seen": ([box("car", (10, 20, 11, 39), (10, 20, 29, 39))], "Car 0.00 3 {} 10 20 30 40"),
+    "over the left edge": (
+        [box("truck", (0, 20, 29, 39), (-10, 20, 29, 39))],
+        "Truck 0.25 0 {} 0 20 30 40",
+    ),
+    "over the last column and row": (
+        [box("pedestrian", (90, 40, 99, 59), (90, 40, 109, 79))],
+        "Pedestrian 0.75 0 {} 90 40 100 60",
+    ),
+    "tiny": ([box("car", (10, 20, 29, 30), (10, 20, 29, 30))], "DontCare -1 -1 {} 10 20 30 31"),
+    "rider and bicycle": (
+        [
+            box("rider", (10, 10, 19, 29), (10, 10, 19, 29), ridden=True),
+            box("bicycle", (5, 25, 24, 39), (5, 25, 24, 39), ridden=True),
+        ],
+        "Cyclist 0.00 0 {} 5 10 25 40",
+    ),
+    "a bicycle whose rider is hidden": (
+        [box("bicycle", (5, 25, 24, 39), (5, 25, 24, 39), ridden=True)],
+        "Cyclist 0.00 0 {} 5 25 25 40",
+    ),
+    "a parked bicycle": (
+        [box("bicycle", (5, 25, 24, 39), (5, 25, 24, 39))],
+        "Misc 0.00 0 {} 5 25 25 40",
+    ),
+    "a tram": ([box("train", (5, 25, 24, 39), (5, 25, 24, 39))], "Tram 0.00 0 {} 5 25 25 40"),
+    "a traffic light": ([box("traffic light", (5, 25, 24, 39), (5, 25, 24, 39))], ""),
+}
+
+
+@pytest.mark.parametrize("name", KITTI_LINES)
+def test_kitti_labels(name: str) -> None:
+    boxes, expected = KITTI_LINES[name]
+    line = kitti.labels(boxes, (60, 100)).split()
+    wanted = expected.format(-10).split()
+    assert line[:4] == wanted[:4]
+    assert [float(value) for value in line[4:8]] == [float(value) for value in wanted[4:]]
+    assert len(line) == (15 if wanted else 0)
+
+
+def test_kitti_numbers_stay_when_the_set_grows() -> None:
+    train = [int(kitti.number("train", k)) for k in range(240)]
+    val = [int(kitti.number("val", k)) for k in range(120)]
+    assert sorted(train + val) == list(range(360))
+    assert train[:4] == [0, 1, 3, 4]
+    assert val[:2] == [2, 5]
+
+
+def test_the_still_of_a_smaller_set_is_in_the_larger() -> None:
+    small = {job.id for job in dataset.jobs(dataclasses.replace(PINNED, det=(120, 80)))}
+    large = [job.id for job in dataset.jobs(PINNED)]
+    assert small < set(large)
 
 
 def test_culane_lists_name_files_that_exist(tiny: Path) -> None:

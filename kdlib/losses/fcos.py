@@ -87,8 +87,8 @@ def assign(
     FCOS section 3.1 and 3.2. A cell takes an object if its centre lies strictly inside the box and
     the largest of its four distances lies in its level's range, both ends included as in the paper
     and the zoo (so an object whose distance is exactly an end is learned on two levels). Of several
-    objects the one of the smallest area wins, the first of equal ones. Ignored regions are
-    background: the zoo does not spare them.
+    objects the one of the smallest area wins, the first of equal ones. Ignored regions and
+    rows without a class are background: the zoo does not spare them.
 
     Args:
         sizes_hw: rows and columns of each level.
@@ -108,8 +108,9 @@ def assign(
             targets.classes.new_full(boxes_NG4.shape[:2], BACKGROUND),
             targets.ignored.new_ones(boxes_NG4.shape[:2]),
         )
-    # an area that is never the smallest keeps ignored rows out
-    area_NG = area(boxes_NG4).where(~targets.ignored, torch.inf)
+    # an area that is never the smallest keeps a row out
+    wanted_NG = ~targets.ignored & (targets.classes >= 0)
+    area_NG = area(boxes_NG4).where(wanted_NG, torch.inf)
     levels = [
         _assign_level(size_hw, stride, low, high, targets, area_NG, radius)
         for size_hw, stride, (low, high) in zip(sizes_hw, strides, ranges(strides), strict=True)

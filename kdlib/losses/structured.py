@@ -56,7 +56,7 @@ def pixelwise(
     - ``"paper"``: KL(q_t || q_s), mean over N and pixels. The text calls the teacher the soft
       target; the printed formula has the arguments the other way round.
 
-    Per pixel of one image, "journal" is N times and "conference" 1 / C of "paper".
+    The gradient of "journal" is N times that of "paper", that of "conference" about 1 / C of it.
 
     Args:
         student_NCHW: logits. Half types are computed in float32, float64 stays.

@@ -6,6 +6,7 @@ from kdlib.config import ConfigError
 from kdlib.config import Method as Settings
 from kdlib.methods.base import Method
 from kdlib.methods.boxes import DistilBoxes, FunctionMatchingBoxes, SupervisedBoxes
+from kdlib.methods.imitation import Imitation
 from kdlib.methods.matching import Distil, FunctionMatching
 from kdlib.methods.structured import Structured
 from kdlib.methods.supervised import Supervised, inverse_sqrt_weights
@@ -15,6 +16,7 @@ __all__ = [
     "DistilBoxes",
     "FunctionMatching",
     "FunctionMatchingBoxes",
+    "Imitation",
     "Method",
     "Structured",
     "Supervised",
@@ -36,6 +38,8 @@ def build(
     """
     if task == "detection":
         return _for_boxes(settings)
+    if settings.name == "imitation":
+        raise ConfigError("method.name: imitation learns from boxes, this data set has masks")
     if settings.name == "supervised":
         return Supervised(class_weights)
     if settings.name == "structured":
@@ -55,4 +59,6 @@ def _for_boxes(settings: Settings) -> Method:
         return DistilBoxes(settings.temperature)
     if settings.name == "matching":
         return FunctionMatchingBoxes(settings.temperature, settings.mixup)
+    if settings.name == "imitation":
+        return Imitation(settings.imitation)
     raise ConfigError(f"method.name: {settings.name} learns from masks, this data set has boxes")

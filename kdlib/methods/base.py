@@ -4,12 +4,14 @@ from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput
 from kdlib.models.outputs import SegmentationOutput
+from kdlib.models.shuffledet import AnchorOutput
 
-Output = SegmentationOutput | DetectionOutput
+Output = SegmentationOutput | DetectionOutput | AnchorOutput
 
 
 class Method(Protocol):
@@ -19,22 +21,31 @@ class Method(Protocol):
     (views, student output, teacher output) into a dict of named loss terms. `weights` holds the
     factor of each term; the loop multiplies and adds, and logs each term before and after.
 
-    A method that trains something of its own beside the student (a critic) does so in `follow`. The
-    loop calls it after the student's step, logs the terms that it returns, and keeps `state` in the
-    resume points.
+    A method may train something of its own beside the student. What shares the student's loss (an
+    adapter) is `joint`: the loop hands its parameters to the student's optimiser. What has a loss
+    of its own (a critic) is trained in `follow`, which the loop calls after the student's step; it
+    logs the terms that are returned. Either is kept in the resume points, as `state`.
     """
 
     needs_labels: bool  # the labelled images come with their labels
     needs_teacher: bool
     needs_pool: bool  # unlabelled frames join the labelled images
     cure: str  # what to change when a term is not finite, beyond the loop's own advice
+    joint: nn.Module | None  # made by `begin`; learns with the student and is dropped afterwards
 
     @property
     def weights(self) -> dict[str, float]:
         """Factor of each term; a term without a weight is an error."""
         ...
 
-    def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
+    def begin(
+        self,
+        fabric: Fabric,
+        seed: int,
+        steps: int,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         """Make what the method trains itself anew, on the device, for a run of `steps` steps."""
         ...
 
@@ -62,7 +73,7 @@ class Method(Protocol):
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What `follow` has changed so far, by name."""
+        """What training has changed of the method's own so far, by name."""
         ...
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
@@ -74,8 +85,16 @@ class Alone:
     """A method that trains nothing beside the student."""
 
     cure = ""
+    joint: nn.Module | None = None
 
-    def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
+    def begin(
+        self,
+        fabric: Fabric,
+        seed: int,
+        steps: int,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         pass
 
     def prepare(self, views: Views, generator: torch.Generator) -> Views:

@@ -1,4 +1,4 @@
-"""Learning to find boxes, from labels or from a teacher's dense answer (FCOS)."""
+"""Learning to find boxes, from labels or from a teacher's dense answer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,27 +6,33 @@ from typing import ClassVar
 import torch
 
 from kdlib.data.augment import Views
-from kdlib.detection import DetectionOutput
-from kdlib.losses import fcos, matching
+from kdlib.detection import DetectionOutput, Targets
+from kdlib.losses import fcos, matching, squeezedet
 from kdlib.methods.base import Alone
 from kdlib.methods.matching import at_stride, blended
+from kdlib.models.shuffledet import AnchorOutput
 
 FCOS_WEIGHTS = {"classification": 1.0, "box": 1.0, "centerness": 1.0}  # of either way of learning
+# SqueezeDet's factors are inside its terms: one of them weighs two parts of a term.
+LABEL_WEIGHTS = FCOS_WEIGHTS | {"confidence": 1.0}
 
 
 @dataclass(frozen=True)
 class SupervisedBoxes(Alone):
-    """FCOS's own losses with the labelled boxes."""
+    """The detector's own losses with the labelled boxes."""
 
-    weights: ClassVar[dict[str, float]] = FCOS_WEIGHTS
+    weights: ClassVar[dict[str, float]] = LABEL_WEIGHTS
     needs_labels: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
     needs_pool: ClassVar[bool] = False
 
     def terms(
-        self, views: Views, student: DetectionOutput, teacher: DetectionOutput | None = None
+        self,
+        views: Views,
+        student: DetectionOutput | AnchorOutput,
+        teacher: DetectionOutput | AnchorOutput | None = None,
     ) -> dict[str, torch.Tensor]:
-        return fcos.fcos(student, views.labels)
+        return labelled_terms(student, views.labels)
 
 
 @dataclass(frozen=True)
@@ -63,3 +69,12 @@ class FunctionMatchingBoxes(DistilBoxes):
 
     def prepare(self, views: Views, generator: torch.Generator) -> Views:
         return blended(views, generator) if self.mixup else views
+
+
+def labelled_terms(
+    output: DetectionOutput | AnchorOutput, targets: Targets
+) -> dict[str, torch.Tensor]:
+    """The losses that belong to the detector's kind of output."""
+    if isinstance(output, AnchorOutput):
+        return squeezedet.detection(output, targets)
+    return fcos.fcos(output, targets)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from kdlib import config
 from kdlib.data.augment import Views
@@ -133,7 +134,14 @@ class Structured(Alone):
             chosen |= {"critic": self.set.critic, "penalty": self.set.critic}
         return chosen
 
-    def begin(self, fabric: Fabric, seed: int, steps: int) -> None:
+    def begin(
+        self,
+        fabric: Fabric,
+        seed: int,
+        steps: int,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         """A new critic with weights drawn by the run's seed, and its optimiser."""
         self.processes = fabric.world_size
         if "holistic" not in self.settings.terms:

@@ -23,7 +23,8 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from kdlib.detection import ANY_CLASS, Boxes, Detections
-from kdlib.metrics.box_ap import joined, kitti_ap, mean_of, voc_ap
+from kdlib.metrics.box_ap import joined, mean_of, voc_ap
+from kdlib.metrics.kitti import kitti_ap
 
 __all__ = ["against_teacher", "coco_map", "kitti_ap", "voc_ap"]
 

@@ -27,7 +27,8 @@ def detections(
         output: of the network; computed in float32.
         size_hw: height and width of the images, pixels.
         score: smallest class probability, before the quality is multiplied.
-        candidates: most candidates of a level.
+        candidates: most candidates of a level (cells with a class, as torchvision counts; the zoo's
+            older code counts cells).
         nms: largest IoU of two boxes of one class that are both kept.
         keep: most boxes of an image.
 

@@ -98,7 +98,8 @@ class TwoStageDetector(nn.Module):
         config: settings of both stages.
         frozen: "lower": VGG's blocks 1 and 2 or a ResNet's stem and first stage are not trained;
             "released": as the released code does, where VGG11's conv3_1 goes with them; "none".
-            "lower" expects weights worth keeping: train from scratch with "none".
+            The builders below choose "lower" with ImageNet weights and "none" without: random
+            layers are not worth keeping.
         frozen_norm: keep all batch norms of backbone and head at their stored statistics, not
             trained. What is frozen keeps them in any case.
         mean, std, bgr: input statistics of R, G, B as fractions; hand on B, G, R.
@@ -112,7 +113,7 @@ class TwoStageDetector(nn.Module):
         head_channels: int,
         config: RCNNConfig | None = None,
         *,
-        frozen: Literal["lower", "released", "none"] = "lower",
+        frozen: Literal["lower", "released", "none"] = "none",
         frozen_norm: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -270,6 +271,7 @@ def build_vgg(
         pretrained: start from torchvision's ImageNet weights, fc6 and fc7 with them.
         options: fields of `RCNNConfig` and keyword arguments of `TwoStageDetector`.
     """
+    options = {"frozen": "lower" if pretrained else "none", **options}
     backbone = VggBackbone(depth, width)
     head = VggHead(backbone.channels * _roi_size(options) ** 2, head_channels, dropout)
     network = _build(num_classes, backbone, head, head_channels, options)
@@ -304,7 +306,11 @@ def build_c4(
         ResNetConfig(depth, whole.stage_blocks[:-1], width, output_stride=16, norm=norm)
     )
     head = Stage5Head(whole)
-    options = {"frozen_norm": pretrained, **options}
+    options = {
+        "frozen": "lower" if pretrained else "none",
+        "frozen_norm": pretrained,
+        **options,
+    }
     network = _build(num_classes, backbone, head, head.outputs, options)
     if pretrained:
         network.load_imagenet(imagenet_weights(whole))
@@ -333,6 +339,7 @@ def build_fpn(
     """
     whole = resnet_config(depth, width, norm, blocks)
     options = {
+        "frozen": "lower" if pretrained else "none",
         "frozen_norm": pretrained,
         "scales": (8.0,),
         "proposals_before_nms": (2000, 1000),

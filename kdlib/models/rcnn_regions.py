@@ -41,7 +41,8 @@ class RCNNConfig:
         rpn_batch: anchors drawn per image for the loss, at most half of them positive (IoU 0.7 and
             the best of each box; negative below 0.3).
         proposals: regions handed on per image.
-        proposals_before_nms: best anchors of each level that enter the suppression (IoU 0.7).
+        proposals_before_nms: best anchors of each level that enter the suppression (IoU 0.7); the
+            fact sheet is silent, these are Faster R-CNN's first code's.
         roi_size: cells a side of a region.
         roi_batch: regions drawn per image for the loss, at most a quarter positive (IoU 0.5).
         score_threshold, nms_threshold, max_detections: which detections are given out, per image.
@@ -121,7 +122,8 @@ class ReleasedAnchors(AnchorGenerator):
         """Per image (A, 4) anchors of all levels: levels, rows, columns, anchors."""
         dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
         device = feature_maps[0].device
-        self.set_cell_anchors(dtype, device)
+        with torch.inference_mode(False):  # kept for later calls, also those of training
+            self.set_cell_anchors(dtype, device)
         sizes = [list(map_.shape[-2:]) for map_ in feature_maps]
         strides = [[stride, stride] for stride in self.strides]
         anchors = torch.cat(self.grid_anchors(sizes, strides))
@@ -264,9 +266,10 @@ def roi_align_products(map_CHW: Tensor, boxes_K4: Tensor, size: int) -> Tensor:
     channels, height, width = map_CHW.shape
     across_KPW = _bilinear_weights(points_KS2[..., 0], width, size).to(map_CHW.dtype)
     down_KPH = _bilinear_weights(points_KS2[..., 1], height, size).to(map_CHW.dtype)
-    rows = down_KPH.flatten(0, 1) @ map_CHW.transpose(0, 1).flatten(1)  # (K P, C W)
-    rows = rows.unflatten(0, (len(boxes_K4), size)).unflatten(-1, (channels, width))
-    return torch.einsum("kpcw,kqw->kcpq", rows, across_KPW)
+    with torch.autocast(map_CHW.device.type, enabled=False):
+        rows = down_KPH.flatten(0, 1) @ map_CHW.transpose(0, 1).flatten(1)  # (K P, C W)
+        rows_KPCW = rows.view(len(boxes_K4), size, channels, width)
+        return torch.einsum("kpcw,kqw->kcpq", rows_KPCW, across_KPW)
 
 
 def _bilinear_weights(points_KS: Tensor, cells: int, size: int) -> Tensor:

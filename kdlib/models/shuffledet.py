@@ -239,9 +239,11 @@ class ShuffleDet(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
+        if not all(len(sides) == 2 and min(sides) * anchor_scale > 0 for sides in anchor_shapes):
+            raise ValueError(
+                f"anchors must have two positive sides each, not {anchor_shapes} x {anchor_scale}"
+            )
         shapes_K2 = torch.tensor(anchor_shapes, dtype=torch.float32) * anchor_scale
-        if shapes_K2.dim() != 2 or shapes_K2.shape[1] != 2 or not bool((shapes_K2 > 0).all()):
-            raise ValueError(f"anchor shapes must be (K, 2) positive sides, not {anchor_shapes}")
         if not width > 0:
             raise ValueError(f"width must be positive, not {width}")
         stem = stem if stem is not None else (16 if width == 1 else 24)

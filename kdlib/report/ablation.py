@@ -5,18 +5,17 @@ Scores are percentages, differences are points and paired by seed, spread is the
 deviation over seeds. What has no record is shown as "not run".
 """
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, notes
-from kdlib.report.arms import Spread, spread_text
+from kdlib.report import arms, notes, rows
+from kdlib.report.arms import spread_text
 from kdlib.report.measure import MIOU
 from kdlib.report.published import PublishedTable
 from kdlib.report.render import Table
-from kdlib.report.tables import NOT_RUN
+from kdlib.report.rows import Family
 
 ROWS = MappingProxyType(
     {
@@ -47,7 +46,15 @@ WHO = MappingProxyType(
         "pi-pa-ho": "With all three terms",
     }
 )
-SHOWN_AGREEMENT = {k: facts for k, facts in MIOU.agreement.items() if k.startswith("val.")}
+TICKS = MappingProxyType(
+    {
+        "baseline": "labels\nalone",
+        "pi": "+ pixel-\nwise",
+        "pi-pa": "+ pair-\nwise",
+        "pi-pa-ho": "+ holistic",
+    }
+)
+FAMILY = Family(ROWS, TICKS, "labels alone")
 COMPACT = (
     "",
     "published mIoU",
@@ -67,11 +74,7 @@ def scores(
 
     A teacher that was trained once stands for every seed of the rows.
     """
-    found = {name: 100 * arms.by_seed(records, f"{prefix}-{name}") for name in ("teacher", *names)}
-    seeds = sorted({seed for name in names for seed in found[name].index})
-    if len(found["teacher"]) == 1 and seeds:
-        found["teacher"] = pd.Series(found["teacher"].iloc[0], index=seeds)
-    return found
+    return rows.scores(records, prefix, names)
 
 
 def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | None = None) -> str:
@@ -122,7 +125,9 @@ def ablation_table(
     labels = {"teacher": "teacher", **ROWS}
     above = {name: list(ROWS)[i] for i, name in enumerate(ADDED)}
     printed = {name: published.rows.get(name) for name in labels} if published else {}
-    frame, shown = _rows(records, found, labels, printed, prefix, above)
+    frame, shown = rows.numbers_and_text(
+        records, found, labels, printed, prefix, above, MIOU, FAMILY.over
+    )
     if compact:
         shown = shown[[column for column in COMPACT if column in shown]]
     lines = [
@@ -134,7 +139,7 @@ def ablation_table(
     used = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     title = "Structured distillation, term by term"
     title += f" (published: {published.title})" if published else ""
-    lines = _notes(lines, used, published)
+    lines = rows.footnotes(lines, used, published)
     if compact:
         lines = (" ".join(lines[:-1]), lines[-1])
     return Table(title, frame, shown, lines)
@@ -154,7 +159,9 @@ def camvid_table(
     labels = {name: label for name, (_, label) in CAMVID.items()}
     printed = {n: published.rows.get(row) for n, (row, _) in CAMVID.items()} if published else {}
     above = {"pi": "baseline", "pi-pa": "pi", "pi-unlabelled": "pi", "pi-pa-unlabelled": "pi-pa"}
-    frame, shown = _rows(records, found, labels, printed, prefix, above)
+    frame, shown = rows.numbers_and_text(
+        records, found, labels, printed, prefix, above, MIOU, FAMILY.over
+    )
     shown = shown.rename(columns={"points over the row above": "points by what the row adds"})
     used = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     students = used[used["run"] != f"{prefix}-teacher"]
@@ -170,125 +177,12 @@ def camvid_table(
             "weights, taught by a released ESPNet, unlabelled images from two clips. Theirs: "
             "length not known, taught by a PSPNet-R101, unlabelled images from Cityscapes."
         )
-    return Table("CamVid, ESPNet-C", frame, shown, _notes(lines, used, published))
+    return Table("CamVid, ESPNet-C", frame, shown, rows.footnotes(lines, used, published))
 
 
 def printed_table(tables: Mapping[str, PublishedTable]) -> Table:
     """The published ablations side by side: name of a column -> its table."""
-    rows, shown = [], []
-    for name, label in {"teacher": "teacher", **ROWS}.items():
-        row, text = {"row": name}, {"": label}
-        for column, table in tables.items():
-            figure = table.rows[name]
-            row |= {column: figure.value, f"{column}: points": _over(table.rows, name)}
-            text |= {column: figure.text, f"{column}: points": _points(row[f"{column}: points"])}
-        rows.append(row)
-        shown.append(text)
-    lines = list(dict.fromkeys(note for table in tables.values() for note in table.notes()))
-    title = "Published: mIoU % and points over labels alone"
-    return Table(title, pd.DataFrame(rows), pd.DataFrame(shown), tuple(lines))
-
-
-# Rows --------------------------------------------------------------------------------------------
-
-
-def _rows(
-    records: pd.DataFrame,
-    found: dict[str, pd.Series],
-    labels: Mapping[str, str],
-    printed: Mapping,
-    prefix: str,
-    above: Mapping[str, str],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The numbers of each row, and their text."""
-    rows = [_row(records, found, name, printed, prefix, above.get(name)) for name in labels]
-    shown = pd.DataFrame([_shown(row, labels[row["row"]]) for row in rows])
-    if not printed:
-        published = [column for column in shown if column.startswith("published")]
-        shown = shown.drop(columns=published)
-    return pd.DataFrame(rows), shown
-
-
-def _row(
-    records: pd.DataFrame,
-    found: dict[str, pd.Series],
-    name: str,
-    printed: Mapping,
-    prefix: str,
-    above: str | None,
-) -> dict:
-    run, figure = f"{prefix}-{name}", printed.get(name)
-    row = {
-        "row": name,
-        "published_miou": figure.value if figure else math.nan,
-        "published_points": _over(printed, name),
-        "published_text": figure.text if figure else "–",
-    }
-    row |= _spread("miou", 100 * arms.by_seed(records, run))
-    nothing = pd.Series(dtype=float)
-    row |= _spread("points", nothing if name == "baseline" else found[name] - found["baseline"])
-    row |= _spread("step", found[name] - found[above] if above else nothing)
-    for column, (_, factor, _) in SHOWN_AGREEMENT.items():
-        row |= _spread(column, factor * arms.by_seed(records, run, column))
-    row["wall_min"] = Spread.of(arms.by_seed(records, run, "wall_s") / 60).mean
-    for column in ("steps", "samples_seen"):
-        row[column] = Spread.of(arms.by_seed(records, run, column)).mean
-    return row
-
-
-def _spread(name: str, values: pd.Series) -> dict:
-    spread = Spread.of(values)
-    return {name: spread.mean, f"{name}_sd": spread.sd, f"{name}_n": spread.n}
-
-
-def _shown(row: dict, label: str) -> dict[str, str]:
-    def text(name: str, digits: int = 1, sign: bool = False) -> str:
-        spread = Spread(row[name], row[f"{name}_sd"], row[f"{name}_n"])
-        return spread_text(spread, digits, sign)
-
-    ran = row["miou_n"] > 0
-    shown = {
-        "": label,
-        "published mIoU": row["published_text"],
-        "published: points over labels alone": _points(row["published_points"]),
-        "ours: mIoU %": text("miou") if ran else NOT_RUN,
-        "n": str(row["miou_n"]),
-        "points over labels alone": text("points", sign=True),
-        "points over the row above": text("step", sign=True),
-    }
-    for column, (heading, _, digits) in SHOWN_AGREEMENT.items():
-        shown[heading] = text(column, digits)
-    shown["wall, min"] = f"{row['wall_min']:.1f}" if ran else "–"
-    shown["steps"] = f"{row['steps']:,.0f}" if ran else "–"
-    shown["samples seen"] = f"{row['samples_seen']:,.0f}" if ran else "–"
-    return shown
-
-
-def _over(printed: Mapping, name: str) -> float:
-    """Published points over labels alone; NaN for these, the teacher, and where one is unknown."""
-    baseline = printed.get("baseline")
-    figure = printed.get(name)
-    if figure is None or baseline is None or name in ("baseline", "teacher"):
-        return math.nan
-    return figure.value - baseline.value
-
-
-def _points(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.1f}".replace("-", "−")
-
-
-def _notes(
-    lines: list[str], used: pd.DataFrame, published: PublishedTable | None
-) -> tuple[str, ...]:
-    if published is not None:
-        lines = [*lines, *published.notes()]
-        if not (used["scale"] == "paper").all():
-            lines.append(
-                "Published and ours differ in data, networks and length of training: compare the "
-                "pattern, not the level."
-            )
-    lines.append(f"Records: {notes.origin(used)}")
-    return tuple(line for line in lines if line)
+    return rows.printed_table(tables, {"teacher": "teacher", **ROWS}, FAMILY.over)
 
 
 def _step(found: Mapping[str, pd.Series], name: str) -> str:

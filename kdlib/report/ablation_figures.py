@@ -12,17 +12,14 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from kdlib.report import ablation, arms, look
-from kdlib.report.ablation import ADDED, ROWS
+from kdlib.report.ablation import ADDED, FAMILY, ROWS
+from kdlib.report.figures import class_scores
 from kdlib.report.look import Picture, style
+from kdlib.report.measure import MIOU, Measure
 from kdlib.report.published import PublishedTable
+from kdlib.report.rows import BASELINE, Family, published_points
 
-TICKS = {
-    "baseline": "labels\nalone",
-    "pi": "+ pixel-\nwise",
-    "pi-pa": "+ pair-\nwise",
-    "pi-pa-ho": "+ holistic",
-}
-SHORT = {name: text.replace("-\n", "-").replace("\n", " ") for name, text in TICKS.items()}
+SHORT = {name: text.replace("-\n", "-").replace("\n", " ") for name, text in ablation.TICKS.items()}
 HOLLOW = ("v", "D", "s")  # of the published students, in the order given
 
 
@@ -44,12 +41,10 @@ def ablation_figure(
     with style():
         figure = look.figure(11.5, 4.7)
         axes = figure.subplots(1, 3, width_ratios=[1.1, 1.3, 1.0])
-        _score_panel(axes[0], found)
-        _gain_panel(axes[1], found, published or {})
+        score_panel(axes[0], found, FAMILY, MIOU)
+        gain_panel(axes[1], found, published or {}, FAMILY)
         _agreement_panel(axes[2], records, prefix)
-        n = [len(found[name]) for name in ROWS if len(found[name])]
-        seeds = f"{min(n)} to {max(n)}" if n and min(n) < max(n) else f"{max(n, default=0)}"
-        text = f"Small points: single seeds; marks: mean ± standard deviation. Seeds: {seeds}."
+        text = seeds_note(found, FAMILY)
         if published:
             text += " Published figures are in part unverified, see the table's marks."
         look.title(figure, ablation.finding(records, prefix=prefix), note or text)
@@ -65,19 +60,42 @@ def class_figure(
 ) -> Picture:
     """Points over labels alone in each class, seed by seed; classes by the last row's points."""
     records = arms.one_scale(records, scale)
-    baseline = _class_iou(records, f"{prefix}-baseline")
-    gains = {name: _class_iou(records, f"{prefix}-{name}") - baseline for name in ADDED}
-    means = pd.DataFrame({name: rows.mean() for name, rows in gains.items()}, columns=list(ADDED))
+    gains, means = class_gains(records, prefix, FAMILY, MIOU)
+    return class_bars(gains, means, FAMILY, MIOU, class_finding(means), note)
+
+
+def class_gains(
+    records: pd.DataFrame, prefix: str, family: Family, score: Measure
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Points over the baseline in each class: per row (seeds x classes), and their means, classes
+    by the points of the last row that was run.
+    """
+    baseline = class_scores(records, f"{prefix}-baseline", score)
+    added = family.added
+    gains = {n: class_scores(records, f"{prefix}-{n}", score) - baseline for n in added}
+    means = pd.DataFrame({name: rows.mean() for name, rows in gains.items()}, columns=list(added))
     means = means.dropna(how="all")
-    ran = [name for name in ADDED if name in means and means[name].notna().any()]
+    ran = [name for name in added if name in means and means[name].notna().any()]
     if ran:
         means = means.sort_values(ran[-1], ascending=False, kind="stable")
+    return gains, means
+
+
+def class_bars(
+    gains: Mapping[str, pd.DataFrame],
+    means: pd.DataFrame,
+    family: Family,
+    score: Measure,
+    finding: str,
+    note: str = "",
+) -> Picture:
+    """The bars of `class_gains`, a group for each class, under a finding."""
     with style():
         figure = look.figure(max(6.5, 1.6 + 0.52 * len(means)), 4.6)
         axis = figure.subplots()
-        middle, width = np.arange(len(means)), 0.26
-        for i, name in enumerate(ADDED):
-            x = middle + (i - 1) * width
+        middle, width = np.arange(len(means)), 0.78 / len(family.added)
+        for i, name in enumerate(family.added):
+            x = middle + (i - (len(family.added) - 1) / 2) * width
             axis.bar(x, means[name], width * 0.9, color=look.COLOURS[name], zorder=2)
             for _, row in gains[name].iterrows():
                 points = row.reindex(means.index)
@@ -85,13 +103,15 @@ def class_figure(
         axis.axhline(0, color=look.INK, lw=1.0, zorder=4)
         axis.set_xticks(middle, means.index, rotation=40, ha="right", rotation_mode="anchor")
         axis.set_xlim(-0.6, max(len(means), 1) - 0.4)
-        axis.set_ylabel("IoU, points over labels alone")
-        patches = [mpl.patches.Patch(color=look.COLOURS[n], label=ROWS[n]) for n in ADDED]
+        axis.set_ylabel(f"{score.each}, points over {family.over}")
+        patches = [
+            mpl.patches.Patch(color=look.COLOURS[n], label=family.rows[n]) for n in family.added
+        ]
         look.legend_above(axis, patches, 3)
         sns.despine(ax=axis)
         look.empty(axis, len(means) > 0)
         seeds = "Small points: single seeds; bars: their mean. Reported split."
-        look.title(figure, class_finding(means), note or seeds)
+        look.title(figure, finding, note or seeds)
     return figure
 
 
@@ -113,43 +133,56 @@ def class_finding(means: pd.DataFrame) -> str:
 # Panels ------------------------------------------------------------------------------------------
 
 
-def _score_panel(axis: Axes, found: Mapping[str, pd.Series]) -> None:
-    for i, name in enumerate(ROWS):
+def score_panel(axis: Axes, found: Mapping[str, pd.Series], family: Family, score: Measure) -> None:
+    """Scores of the rows under the teacher's line."""
+    for i, name in enumerate(family.rows):
         look.mark(axis, i, found[name], name)
     look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
-    lead = (found["teacher"] - found["baseline"]).dropna()
-    text = f"Teacher over labels alone: {arms.spread_text(lead)}\n" if len(lead) else ""
-    axis.set_title(f"{text}(mIoU on the reported split, %)")
-    _ticks(axis, list(ROWS))
+    lead = (found["teacher"] - found[BASELINE]).dropna()
+    text = f"Teacher over {family.over}: {arms.spread_text(lead)}\n" if len(lead) else ""
+    axis.set_title(f"{text}({score.name} on the reported split, %)")
+    _ticks(axis, family, list(family.rows))
 
 
-def _gain_panel(
-    axis: Axes, found: Mapping[str, pd.Series], published: Mapping[str, PublishedTable]
+def gain_panel(
+    axis: Axes,
+    found: Mapping[str, pd.Series],
+    published: Mapping[str, PublishedTable],
+    family: Family,
 ) -> None:
-    """Ours at the place of the row, the published ones hollow to its left."""
-    handles = []
+    """Points over the baseline: ours at the place of the row, the published ones hollow to its
+    left.
+    """
+    added, handles = family.added, []
     for k, (student, table) in enumerate(published.items()):
-        figures = [table.rows[name].value - table.rows["baseline"].value for name in ADDED]
-        x = np.arange(len(ADDED)) - 0.36 + 0.12 * k
+        figures = [published_points(table.rows, name) for name in added]
+        x = np.arange(len(added)) - 0.36 + 0.12 * k
         hollow = dict(mfc="white", mec=look.QUIET, mew=1.3, ms=6.5, ls="", zorder=2)
         axis.plot(x, figures, HOLLOW[k % len(HOLLOW)], **hollow)
         marker = HOLLOW[k % len(HOLLOW)]
         handles.append(mpl.lines.Line2D([], [], marker=marker, label=student, **hollow))
-    for i, name in enumerate(ADDED):
-        gain = (found[name] - found["baseline"]).dropna()
+    for i, name in enumerate(added):
+        gain = (found[name] - found[BASELINE]).dropna()
         look.mark(axis, i + 0.22, gain, name, jitter=0.08)
         if len(gain):
             text = f"{gain.mean():+.1f}".replace("-", "−")
             axis.annotate(
                 text, (i + 0.22, gain.mean()), (9, 0), weight="bold", **look.beside("left")
             )
-    axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
-    axis.set_title("Points over labels alone\n(filled: ours; hollow: published)")
+    axis.axhline(0, color=look.COLOURS[BASELINE], lw=1.2, zorder=1)
+    axis.set_title(f"Points over {family.over}\n(filled: ours; hollow: published)")
     if handles:
         below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(handles))
         axis.legend(handles=handles, fontsize=8, handletextpad=0.1, columnspacing=1.0, **below)
-    _ticks(axis, list(ADDED))
-    axis.set_xlim(-0.6, len(ADDED) - 0.3)
+    _ticks(axis, family, list(added))
+    axis.set_xlim(-0.6, len(added) - 0.3)
+
+
+def seeds_note(found: Mapping[str, pd.Series], family: Family) -> str:
+    """What the marks are, and of how many seeds."""
+    n = [len(found[name]) for name in family.rows if len(found[name])]
+    seeds = f"{min(n)} to {max(n)}" if n and min(n) < max(n) else f"{max(n, default=0)}"
+    return f"Small points: single seeds; marks: mean ± standard deviation. Seeds: {seeds}."
 
 
 def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
@@ -158,7 +191,7 @@ def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
     for i, name in enumerate(ROWS):
         look.mark(axis, i, values[name], name)
     axis.set_title(f"{_agreement_finding(values)}\n(pixels equal to the teacher's, %)")
-    _ticks(axis, list(ROWS))
+    _ticks(axis, FAMILY, list(ROWS))
 
 
 def _agreement_finding(values: Mapping[str, pd.Series]) -> str:
@@ -174,15 +207,7 @@ def _agreement_finding(values: Mapping[str, pd.Series]) -> str:
     }[sign]
 
 
-def _ticks(axis: Axes, names: list[str]) -> None:
-    axis.set_xticks(range(len(names)), [TICKS[name] for name in names], fontsize=9)
+def _ticks(axis: Axes, family: Family, names: list[str]) -> None:
+    axis.set_xticks(range(len(names)), [family.ticks[name] for name in names], fontsize=9)
     axis.set_xlim(-0.6, len(names) - 0.4)
     sns.despine(ax=axis)
-
-
-def _class_iou(records: pd.DataFrame, run: str) -> pd.DataFrame:
-    """IoU in percent, a row for each seed, a column for each class."""
-    rows = records[records["run"] == run].set_index("seed")
-    columns = [column for column in rows if column.startswith("val.iou.")]
-    named = rows[columns].rename(columns=lambda name: name.removeprefix("val.iou."))
-    return 100 * named.astype(float)

@@ -33,9 +33,15 @@ COLOURS = {  # after Okabe and Ito
     "pi": "#E69F00",
     "pi-pa": "#009E73",
     "pi-pa-ho": "#0072B2",
+    "i": "#0072B2",
+    "f": "#E69F00",
+    "g": "#009E73",
+    "d": "#D55E00",
+    "id": "#56B4E9",
 }
 MARKERS = {"teacher": "D", "start": "v", "supervised": "s", "distil": "^", "matching": "o"}
 MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
+MARKERS |= {"i": "o", "f": "^", "g": "P", "d": "v", "id": "D"}
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,

@@ -19,7 +19,7 @@ TRUST = MappingProxyType(  # mark in tables, and the footnote that explains it
         "repository": ("§", "read in the authors' repository (readme, names of its files)"),
         "measured": ("✓", "in the name of a released file, and measured again from that file"),
         "pictures": ("◦", "read in pictures of the paper's tables, as a third party keeps them"),
-        "derived": ("=", "derived: the student's printed figure and the printed change"),
+        "derived": ("⁼", "derived: the student's printed figure and the printed change"),
         "plot": ("≈", "read off the paper's plot, good to 0.2 points"),
         "notes": ("¶", "unverified: read in third-party notes or quotations of the paper"),
         "unverified": ("‡", "unverified: from memory or from a third party"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from kdlib.data.layouts import audit, bdd100k, box_files, scalabel
 from kdlib.data.layouts.audit import Inspection
-from kdlib.data.layouts.files import listed
+from kdlib.data.layouts.files import decode_image, image_bytes, listed
 from kdlib.data.layouts.sample import IGNORE as IGNORE
 from kdlib.data.layouts.sample import LayoutError, Problem, Sample, Video
 from kdlib.detection import Boxes
@@ -43,7 +43,7 @@ LABELLED_SPLITS = ("train", "val")  # the labels of test are not published
 SIZE = bdd100k.SIZE
 COUNTS = {part: count for part, count in bdd100k.COUNTS.items() if part.startswith("images/100k")}
 
-IMAGE_CURE = "unpack the official image archive (100k images) again, unmodified"
+IMAGE_CURE = scalabel.IMAGE_CURE
 
 
 def samples(
@@ -98,7 +98,7 @@ def evaluation_ids(root: Path) -> set[str]:
 
 def read_image(path: Path) -> np.ndarray:
     """uint8 HWC RGB, as stored. Raises LayoutError for a missing or damaged file."""
-    return bdd100k.read_image(path)
+    return decode_image(path, image_bytes(path, IMAGE_CURE), IMAGE_CURE)
 
 
 def problems(root: Path, *, full: bool = False, workers: int = 1) -> Iterator[Problem]:

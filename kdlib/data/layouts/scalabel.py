@@ -39,6 +39,7 @@ ALIASES = {
 IGNORED_AS = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
 CATEGORIES = frozenset((*CLASSES, *ALIASES, *IGNORED_AS))
 JSON_CURE = "unpack the official det_20 label archive again"
+IMAGE_CURE = "unpack the official image archive (100k images) again, unmodified"
 BOXLESS = "labels without a box, left out"
 
 
@@ -79,7 +80,7 @@ def look(path: Path, folder: Path) -> Finding:
         frames = read(path)
     except LayoutError as error:
         return Finding((error.problem,))
-    there = set(listed(folder, (".jpg",), "")) if folder.is_dir() else None
+    there = set(listed(folder, (".jpg",), IMAGE_CURE)) if folder.is_dir() else None
     found: list[Problem] = []
     for frame in frames:
         name = frame["name"]
@@ -92,8 +93,7 @@ def look(path: Path, folder: Path) -> Finding:
 
 def missing(path: Path, image: Path) -> Problem:
     """That an image is not there which a file describes."""
-    cure = "unpack the official image archive (100k images) again, unmodified"
-    return Problem(image, f"is missing, but {path.name} describes it", cure)
+    return Problem(image, f"is missing, but {path.name} describes it", IMAGE_CURE)
 
 
 def _frame(frame: dict) -> Rows:

@@ -218,9 +218,9 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 #
 # The paper trains 40 000 steps of eight crops of 512 × 512 pixels of Cityscapes, its students start
 # from ImageNet weights in the rows with the highest scores, and its teacher is a PSPNet of 70
-# million parameters. At sample scale networks, pictures and schedule are small. Its maps are 65 ×
-# 65 and its critic has four blocks; a smaller map needs a critic of fewer (page 4). Page 6 prints
-# the whole ledger.
+# million parameters; its maps are 65 × 65 and its critic has four blocks. At sample scale networks,
+# pictures and schedule are small, and a smaller map needs a critic of fewer blocks (page 4). Page 6
+# prints the whole ledger.
 #
 # ## Exercises
 #
