@@ -25,7 +25,7 @@ from kdlib.models.rcnn_regions import (
     roi_align_products,
 )
 
-SMALL_ANCHORS = {"scales": (1, 2, 4), "roi_batch": 64}
+SMALL_ANCHORS = {"scales": (1, 2, 4), "roi_batch": 32}
 VGG = {"width": 8, "head_channels": 64, "dropout": 0.0, **SMALL_ANCHORS}
 RESNET = {"width": 8, "blocks": (1, 1, 1, 1), "norm": "group", **SMALL_ANCHORS}
 C4 = {"rpn_channels": 32, **RESNET}
@@ -386,7 +386,7 @@ def test_the_seed_decides_a_step_also_under_deterministic_algorithms(name):
 
 @pytest.mark.slow
 def test_one_batch_is_learnt_by_heart():
-    network = tiny("vgg11", roi_batch=32)
+    network = tiny("vgg11")
     images_NCHW, targets = batch()
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     network.train()
@@ -689,8 +689,10 @@ def test_settings_of_the_fact_sheet():
     assert rpn.fg_bg_sampler.batch_size_per_image == heads.fg_bg_sampler.batch_size_per_image == 256
     matcher = rpn.proposal_matcher
     assert (matcher.high_threshold, matcher.low_threshold) == (0.7, 0.3)
-    assert network.train().rpn.post_nms_top_n() == 2000
-    assert network.eval().rpn.post_nms_top_n() == 300
+    network.train()
+    assert (rpn.pre_nms_top_n(), rpn.post_nms_top_n()) == (12000, 2000)
+    network.eval()
+    assert (rpn.pre_nms_top_n(), rpn.post_nms_top_n()) == (6000, 300)
     assert heads.box_roi_pool.output_size == (7, 7) and heads.box_roi_pool.scales == [1 / 16]
     assert rpn.anchor_generator.num_anchors_per_location() == [9]
 

@@ -7,11 +7,12 @@ sheet feature_imitation sections 1 and 4). Where that sheet is silent, torchvisi
 
 Deviations: the released ResNets and "h" networks do not exist. Ours halve every width: backbone,
 pyramid, proposal head and fully connected layers. Pyramids share the settings of the other
-networks but for `proposals_before_nms`, which torchvision counts per level.
+networks but for `proposals_before_nms`, which torchvision counts per level. RoIAlign is
+torchvision's without the shift by half a cell, 2 x 2 samples in each cell.
 
 Shape suffixes: N images, C channels, H x W pixels, G boxes, L levels.
-Not supported: resizing (the caller's), images of different sizes in one batch, ignored regions
-(they count as background, as in the released code).
+Not supported: resizing (the caller's), images of different sizes in one batch. Ignored regions are
+background to the proposals and to the heads.
 """
 
 from collections.abc import Sequence

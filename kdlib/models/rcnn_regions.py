@@ -42,7 +42,7 @@ class RCNNConfig:
             the best of each box; negative below 0.3).
         proposals: regions handed on per image.
         proposals_before_nms: best anchors of each level that enter the suppression (IoU 0.7); the
-            fact sheet is silent, these are Faster R-CNN's first code's.
+            fact sheet is silent, these are py-faster-rcnn's.
         roi_size: cells a side of a region.
         roi_batch: regions drawn per image for the loss, at most a quarter positive (IoU 0.5).
         score_threshold, nms_threshold, max_detections: which detections are given out, per image.

@@ -282,8 +282,9 @@ class ShuffleDet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images_NCHW: Tensor) -> AnchorOutput:
-        x = F.relu(self.stem_norm(self.stem(self.input_norm(images_NCHW))))
-        x = F.max_pool2d(x, 3, 2, _odd(x), ceil_mode=True)
+        x = self.stem_norm(self.stem(self.input_norm(images_NCHW)))
+        # the largest of rectified values is the rectified largest, on a quarter of the values
+        x = F.relu(F.max_pool2d(x, 3, 2, _odd(x), ceil_mode=True))
         neck = self.added(self.stages(x))
         scores = self.head(self.dropout(neck))
 

@@ -240,21 +240,24 @@ def psi_points(
     are over the baseline of the same seed.
     """
     records = arms.one_scale(records, scale)
-    places = {f"{prefix}-i": OWN_PSI, f"{prefix}-{BASELINE}": 1.0}
-    for run in sorted(set(records["run"])):
-        if named := re.fullmatch(re.escape(prefix) + r"-i-psi(\d)(\d)", run):
-            places[run] = int(named[1]) + int(named[2]) / 10
-    # psi 0.5 and 1 may have runs of their own beside those of the table, never instead of them
-    twice = {p for p in places.values() if list(places.values()).count(p) > 1}
+    runs = set(records["run"])
+    places = {run: p for run, p in _own_places(prefix).items() if run in runs}
+    for run in sorted(runs):
+        named = re.fullmatch(re.escape(prefix) + r"-i-psi(\d)(\d)", run)
+        psi = int(named[1]) + int(named[2]) / 10 if named else None
+        if psi is not None and psi not in places.values():  # the rows of the table go first
+            places[run] = psi
     baseline = 100 * arms.by_seed(records, f"{prefix}-{BASELINE}")
     found = []
     for run, psi in sorted(places.items(), key=lambda item: item[1]):
-        if psi in twice and "-psi" in run:
-            continue
         for seed, score in (100 * arms.by_seed(records, run)).items():
             row = {"psi": psi, "run": run, "seed": seed, "score": score}
             found.append(row | {"points": score - baseline.get(seed, math.nan)})
     return pd.DataFrame(found, columns=["psi", "run", "seed", "score", "points"])
+
+
+def _own_places(prefix: str) -> dict[str, float]:
+    return {f"{prefix}-i": OWN_PSI, f"{prefix}-{BASELINE}": 1.0}
 
 
 def psi_finding(points: pd.DataFrame) -> str:

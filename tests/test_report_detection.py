@@ -1,0 +1,536 @@
+"""Reports of detection from made-up records: known numbers in, known cells and titles out."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlib.report import (
+    arms,
+    figures,
+    imitation,
+    imitation_figures,
+    look,
+    measure,
+    notes,
+    sentences,
+    tables,
+)
+from kdlib.report import published as printed
+from kdlib.report.ledger import ledger_table
+from kdlib.report.records import RecordError, read_records, write_record
+
+ROOT = Path(__file__).resolve().parents[1]
+DET = "funmatch-det"
+TEACHER, SUPERVISED = (0.30, 0.31, 0.32), (0.20, 0.21, 0.22)
+DISTIL, MATCHING = (0.22, 0.24, 0.23), (0.28, 0.30, 0.32)
+BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATCHING)
+LETTERS = {
+    "teacher": (0.60,),
+    "baseline": (0.40, 0.42, 0.41),
+    "i": (0.46, 0.47, 0.48),
+    "f": (0.38, 0.40, 0.36),
+    "g": (0.43, 0.46, 0.44),
+    "d": (0.41, 0.42, 0.43),
+    "id": (0.45, 0.46, 0.48),
+}
+# Seed by seed: i +6, +5, +7 over the baseline; f 8, 7, 12 below i; g 3, 1, 4; d 5, 5, 5; id -1, -1, 0.
+
+
+def record(run: str, seed: int, metrics: dict, **changes) -> dict:
+    return {
+        "run": run,
+        "scale": "sample",
+        "seed": seed,
+        "method": "supervised",
+        "settings_hash": f"settings of {run}",
+        "data_hash": "d" * 32,
+        "git_commit": "0123456789abcdef",
+        "git_dirty": False,
+        "lock_hash": "fedcba9876543210",
+        "versions": {"python": "3.11.7", "torch": "2.15.0"},
+        "device": "a CPU, 2 threads",
+        "wall_s": 90.0,
+        "steps": 2500,
+        "samples_seen": 20000,
+        "parameters": 1000,
+        "metrics": metrics,
+    } | changes
+
+
+def coco(score: float, agreement: float | None = None) -> dict:
+    """Metrics of a detector on BDD100K's classes, without a train in the split."""
+    val = {"map": score, "map_50": score + 0.1, "map_75": score - 0.1, "map_small": score / 4}
+    val |= {"map_medium": score, "map_large": None, "ar_100": score + 0.05}
+    val["ap"] = {"car": score + 0.1, "pedestrian": score - 0.1, "train": None}
+    if agreement is None:
+        return {"val": val}
+    alike = {"map": agreement, "map_50": agreement + 0.1, "kl": 0.0123, "box_iou": 0.8}
+    return {"val": val | {"agreement": alike}, "heldout": {"agreement": alike | {"map": 0.5}}}
+
+
+def kitti(score: float) -> dict:
+    """Metrics of a detector on KITTI; the mean of the nine is the score."""
+    levels = {"easy": 0.05, "moderate": 0.0, "hard": -0.05}
+    ap = {
+        name: {level: score + by + step for level, step in levels.items()}
+        for name, by in (("Car", 0.1), ("Pedestrian", 0.0), ("Cyclist", -0.1))
+    }
+    return {"val": {"map": score, "ap": ap, "agreement": {"map": 0.5, "map_50": 0.6}}}
+
+
+def write(folder: Path, *some: dict) -> None:
+    for one in some:
+        write_record(folder / one["run"] / f"seed-{one['seed']}.json", one)
+
+
+def det(folder: Path, dense: bool = True, **rows: tuple[float, ...]) -> pd.DataFrame:
+    for name, values in rows.items():
+        name = name.replace("_", "-")
+        for seed, score in enumerate(values):
+            taught = None if name in ("teacher", "start") else score + 0.2
+            metrics = coco(score, taught)
+            if not dense and taught:
+                for split in metrics.values():
+                    split["agreement"].pop("kl"), split["agreement"].pop("box_iou")
+            steps = 5000 if name.endswith("double") else 2500
+            write(folder, record(f"{DET}-{name}", seed, metrics, steps=steps))
+    return read_records(folder)
+
+
+def letters(folder: Path, **rows: tuple[float, ...]) -> pd.DataFrame:
+    for name, values in rows.items():
+        for seed, score in enumerate(values):
+            write(folder, record(f"imitation-kitti-{name.replace('_', '-')}", seed, kitti(score)))
+    return read_records(folder)
+
+
+def plain(text: str) -> str:
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def texts(shown) -> list[str]:
+    return [text.get_text() for text in shown.findobj(lambda one: hasattr(one, "get_text"))]
+
+
+@pytest.fixture
+def full(tmp_path) -> pd.DataFrame:
+    return det(tmp_path / "det", **BASE)
+
+
+@pytest.fixture
+def table(tmp_path) -> pd.DataFrame:
+    return letters(tmp_path / "letters", **LETTERS)
+
+
+@pytest.fixture(scope="module")
+def paper() -> printed.Published:
+    return printed.load(ROOT / "published" / "function_matching.yaml")
+
+
+@pytest.fixture(scope="module")
+def fgfi() -> printed.Published:
+    return printed.load(ROOT / "published" / "feature_imitation.yaml")
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+def test_the_score_of_a_record_is_that_of_its_task(tmp_path):
+    pixels = record("funmatch-seg-distil", 0, {"val": {"miou": 0.4, "agreement": {"miou": 0.3}}})
+    write(tmp_path, pixels, record("funmatch-det-distil", 0, coco(0.2, 0.5)))
+    write(tmp_path, record("funmatch-det-pool", 0, {"heldout": {"agreement": {"map": 0.5}}}))
+    rows = read_records(tmp_path).set_index("run")
+    assert rows.loc["funmatch-seg-distil", ["score", "measure"]].tolist() == [0.4, "mIoU"]
+    assert rows.loc["funmatch-det-distil", ["score", "measure"]].tolist() == [0.2, "mAP"]
+    assert rows.loc["funmatch-det-pool", ["score", "measure"]].isna().all()
+    assert math.isnan(rows.loc["funmatch-det-distil", "val.ap.train"])
+    records = rows.reset_index()
+    assert measure.of(records, "funmatch-seg") is measure.MIOU
+    assert measure.of(records, "funmatch-det") is measure.MAP
+    with pytest.raises(ValueError, match="have mAP and mIoU"):
+        measure.of(records, "funmatch")
+
+
+def test_what_the_split_lacks_is_null_and_what_must_be_there_is_not(tmp_path):
+    one = record("r", 0, coco(0.2, 0.5))
+    one["metrics"]["val"]["ap"]["train"] = math.nan
+    one["metrics"]["val"]["agreement"] |= {"map": None, "map_50": None}
+    nested = record("r", 1, kitti(0.4))
+    nested["metrics"]["val"]["ap"]["Car"]["easy"] = math.nan
+    write(tmp_path, one, nested)
+    rows = read_records(tmp_path)
+    for column in ("val.ap.train", "val.map_large", "val.agreement.map"):
+        assert math.isnan(rows.loc[0, column])
+    assert math.isnan(rows.loc[1, "val.ap.Car.easy"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("val", "map"), None, "metrics.val.map must be a finite number"),
+        (("val", "map"), 21.0, "metrics.val.map must be a fraction"),
+        (("val", "ar_100"), 1.2, "metrics.val.ar_100 must be a fraction"),
+        (("val", "ap", "Car", "hard"), 64.0, "metrics.val.ap.Car.hard must be a fraction"),
+        (("val", "agreement", "box_iou"), None, "box_iou must be a finite number"),
+    ],
+)
+def test_wrong_metrics_of_a_detector_are_refused(tmp_path, place, value, message):
+    one = record("r", 0, kitti(0.4))
+    *above, last = place
+    node = one["metrics"]
+    for key in above:
+        node = node[key]
+    node[last] = value
+    with pytest.raises(RecordError, match=re.escape(message)):
+        write_record(tmp_path / "r.json", one)
+
+
+# Function matching -------------------------------------------------------------------------------
+
+
+def test_the_table_of_detection_speaks_of_map(full, paper):
+    shown = tables.function_matching_table(full, paper.tables["detection"], prefix=DET)
+    row = shown.frame.set_index("row").loc["matching"]
+    assert (row["published_map"], row["map"], row["map_sd"], row["n"]) == (31.2, 30.0, 2.0, 3)
+    assert row["points"] == pytest.approx(9.0)
+    assert row["gap"] == pytest.approx(np.mean([80, 90, 100]))
+    assert row["val.agreement.map"] == pytest.approx(50.0)
+    assert not [column for column in shown.frame if "miou" in column or "pixel" in column]
+    text = shown.shown.set_index("").loc["(3) function matching"]
+    assert (text["published mAP"], text["ours: mAP %"]) == ("31.2†", "30.0 ± 2.0")
+    assert text["published gap recovered"] == "89 %"
+    assert text["gap recovered"] == "90 ± 10 %"
+    assert text["agreement, reported split: mAP %"] == "50.0 ± 2.0"
+    assert text["IoU of boxes, held-out frames: %"] == "80.0 ± 0.0"
+    assert text["KL of scores, reported split: nats a cell"] == "0.0123 ± 0.0000"
+    assert "mIoU" not in shown.to_markdown() + shown.to_csv()
+    compact = tables.function_matching_table(
+        full, paper.tables["detection"], prefix=DET, compact=True
+    )
+    assert "agreement, reported split: mAP %" in compact.shown
+    assert list(compact.shown["published mAP"]) == ["31.4†", "29.5†", "30.4†", "31.2†"]
+
+
+def test_agreement_that_no_record_of_the_family_has_is_left_out(tmp_path, paper):
+    records = det(tmp_path, dense=False, **BASE)
+    shown = tables.function_matching_table(records, None, prefix=DET).shown
+    assert "agreement, held-out frames: mAP %" in shown
+    assert not [column for column in shown if "KL" in column or "IoU of boxes" in column]
+
+
+def test_nothing_run_takes_the_measure_of_what_is_published(tmp_path, paper):
+    records = read_records(tmp_path)
+    shown = tables.function_matching_table(records, paper.tables["detection"], prefix=DET).shown
+    assert set(shown["ours: mAP %"]) == {"not run"}
+    assert "KL of scores, reported split: nats a cell" in shown
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            {},
+            "Function matching recovers 90 % of the gap; "
+            "distillation on the labelled images alone 20 %",
+        ),
+        (
+            {"matching": (0.19, 0.20, 0.21)},
+            "Function matching ends 1.0 points below supervised training",
+        ),
+        (
+            {"supervised_double": (0.26, 0.27, 0.28)},
+            "Not a fair test: longer supervised training alone closes 60 % of the gap",
+        ),
+    ],
+)
+def test_titles_follow_the_data_of_detection_as_well(tmp_path, paper, rows, expected):
+    records = det(tmp_path, **(BASE | rows))
+    assert sentences.finding(arms.scores(records, DET)) == expected
+    shown = figures.headline(records, paper.tables["detection"], prefix=DET)
+    assert plain(shown.get_suptitle()) == expected
+    said = " ".join(texts(shown))
+    assert "(mAP on the reported split, %)" in said
+    assert "(mAP with the teacher's boxes as truth, %)" in said
+    assert "mIoU" not in said and "pixels" not in said
+
+
+def test_figures_of_detection_have_its_words(tmp_path):
+    more = dict(matching_x4=(0.25,), matching_double=(0.33,), supervised_double=(0.21,))
+    records = det(tmp_path, **BASE, **more)
+    bars = figures.class_bars(records, prefix=DET)
+    assert [t.get_text() for t in bars.axes[0].get_xticklabels()] == ["car", "pedestrian"]
+    assert bars.axes[0].get_ylabel() == "AP on the reported split, %"
+    line = figures.class_bars(records, ("train", "car"), prefix=DET)
+    assert [t.get_text() for t in line.axes[0].get_xticklabels()] == ["train (absent)", "car"]
+    heights = sorted(patch.get_height() for patch in bars.axes[0].patches)
+    assert heights == pytest.approx(sorted([31, 33, 40, 11, 13, 20]))
+    pool = figures.curve(records, "pool", prefix=DET)
+    assert "mAP points from 1× to 400×" in plain(pool.get_suptitle())
+    scatter = figures.agreement_scatter(records, prefix=DET)
+    assert scatter.axes[0].get_ylabel() == "mAP on the reported split, %"
+    assert "Students that agree more" in plain(scatter.get_suptitle())
+    by_kl = figures.agreement_scatter(records, prefix=DET, column="val.agreement.box_iou")
+    assert by_kl.axes[0].get_xlabel() == "IoU of boxes, reported split: %"
+    for shown in (bars, pool, scatter):
+        assert "mIoU" not in " ".join(texts(shown))
+    schedule = tables.curve_table(records, "schedule", prefix=DET)
+    assert "mAP %" in schedule.shown and "map" in schedule.frame
+    assert notes.budget(records, DET).startswith("All three ways: 2,500 steps")
+
+
+def test_each_task_has_its_own_ledger(paper):
+    pixels, boxes = (
+        ledger_table(paper, task).frame.set_index("topic") for task in ("segmentation", "detection")
+    )
+    assert ledger_table(paper).to_markdown() == ledger_table(paper, "segmentation").to_markdown()
+    assert "Ignored pixels" in pixels.index and "Ignored pixels" not in boxes.index
+    assert "Loss of the boxes" in boxes.index and "Loss of the boxes" not in pixels.index
+    assert {"Temperature", "Mixup", "Start of the student"} <= set(pixels.index) & set(boxes.index)
+    assert "1 − GIoU" in boxes.loc["Loss of the boxes", "ours"]
+    assert set(boxes["code"]) == {"none released"}
+    topics = [topic for topic in boxes.index if topic.startswith(("Loss of", "Divisor", "Weights"))]
+    assert len(topics) >= 5
+    assert all(boxes.loc[topic, "paper"].startswith("not known") for topic in topics)
+
+
+# What is published about imitation ---------------------------------------------------------------
+
+
+def test_printed_classes_give_the_printed_means(fgfi):
+    checked = 0
+    for name, one in fgfi.tables.items():
+        for row, figure in one.rows.items():
+            if figure.parts and not name.startswith("coco"):
+                assert np.mean(list(figure.parts.values())) == pytest.approx(
+                    figure.value, abs=0.06
+                ), (name, row)
+                checked += 1
+    assert checked == 7 + 3 + 3 + 3 + 9
+
+
+def test_changes_become_sums_that_are_marked(fgfi):
+    rows = fgfi.tables["kitti-quarter"].rows
+    assert rows["f"].value == pytest.approx(45.96 - 8.9)
+    assert rows["f"].text == "37.1⁼"
+    assert rows["f"].parts["Car.easy"] == pytest.approx(60.36 - 12.9)
+    assert rows["i"].text == "52.63◦"
+    assert fgfi.tables["kitti-quarter-released"].rows["i"].text == "52.4§"
+    assert fgfi.tables["psi-half"].rows["psi05"].text == "59.2≈"
+    marks = " ".join(fgfi.tables["kitti-quarter"].notes())
+    assert "⁼ derived" in marks and "◦ read in pictures" in marks
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("change: -8.9, trust: derived", "change: -8.9, trust: pictures", "the trust 'derived'"),
+        ("change: -8.9,", "change: x,", "expected a float, found 'x'"),
+        ("Car.easy: 84.56", "Car.easy: eighty", "Car.easy: expected a float"),
+    ],
+)
+def test_wrong_changes_and_parts_are_refused(tmp_path, fgfi, old, new, message):
+    text = fgfi.path.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "published.yaml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(printed.PublishedError, match=re.escape(message)):
+        printed.load(path)
+
+
+def test_published_tables_side_by_side(fgfi):
+    names = ("voc07-res101h", "voc07-vgg11", "voc07-res50")
+    shown = imitation.printed_table({name: fgfi.tables[name] for name in names})
+    assert shown.title == "Published: mAP % and points over the student"
+    assert shown.shown[""].tolist() == ["teacher", "student alone", "I: region by anchors"]
+    last = shown.shown.iloc[-1]
+    assert [last[f"{name}: points"] for name in names] == ["+3.8", "+8.0", "+2.9"]
+    letters = imitation.printed_table(
+        {"0.25x": fgfi.tables["kitti-quarter"], "0.5x": fgfi.tables["kitti-half"]}
+    ).shown.set_index("")
+    points = letters["0.25x: points"].tolist()
+    assert points == ["–", "–", "+6.7", "−8.9", "+2.0", "+0.9", "+5.2"]
+    assert letters.loc["F: whole map", "0.5x"] == "–"
+
+
+def test_the_ledger_of_imitation_says_what_is_not_known(fgfi):
+    topics = ledger_table(fgfi).frame.set_index("topic")
+    assert "not known" in topics.loc["Loss: factor", "paper"]
+    assert "not known" in topics.loc["Letter F: whole map", "paper"]
+    assert "not known" in topics.loc["Letter D: vanilla distillation", "paper"]
+    assert all(topics["why"])
+
+
+# Imitation ---------------------------------------------------------------------------------------
+
+
+def test_known_scores_give_known_cells_of_the_letters(table, fgfi):
+    shown = imitation.imitation_table(table, fgfi.tables["kitti-quarter"])
+    row = shown.frame.set_index("row").loc["i"]
+    assert (row["map"], row["points"], row["points_sd"]) == pytest.approx((47.0, 6.0, 1.0))
+    assert (row["Car"], row["Cyclist"], row["Cyclist_sd"]) == pytest.approx((57.0, 37.0, 1.0))
+    text = shown.shown.set_index("")
+    own = text.loc["I: region by anchors"]
+    assert (own["published mAP"], own["published: points over the student"]) == ("52.63◦", "+6.7")
+    assert (own["ours: mAP %"], own["points over the student"]) == ("47.0 ± 1.0", "+6.0 ± 1.0")
+    assert own["Car: AP %"] == "57.0 ± 1.0"
+    assert text.loc["F: whole map", "points over the student"] == "−3.0 ± 1.7"
+    assert text.loc["teacher", "points over the student"] == "+19.0 ± 1.0"
+    assert "points over the row above" not in shown.shown
+    said = " ".join(shown.notes)
+    assert "All six students: 2,500 steps and the same number of samples." in said
+    assert "One teacher for all seeds." in said
+    assert "Records: scale sample" in shown.notes[-1]
+    compact = imitation.imitation_table(table, fgfi.tables["kitti-quarter"], compact=True)
+    assert len(compact.shown.columns) == 6
+
+
+def test_letters_that_were_not_run_say_so(tmp_path, fgfi):
+    records = letters(tmp_path, baseline=(0.4,), i=(0.45,))
+    shown = imitation.imitation_table(records, fgfi.tables["kitti-quarter"]).shown.set_index("")
+    assert shown.loc["G: boxes", "ours: mAP %"] == "not run"
+    assert shown.loc["G: boxes", "Car: AP %"] == "–"
+    assert shown.loc["G: boxes", "published mAP"] == "48.0⁼"
+    assert shown.loc["I: region by anchors", "points over the student"] == "+5.0"
+    nothing = imitation.imitation_table(read_records(tmp_path).iloc[:0], None)
+    assert "published mAP" not in nothing.shown
+
+
+def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
+    shown = imitation.class_table(table, fgfi.tables["kitti-quarter"])
+    own = shown.shown.set_index("").loc["I: region by anchors"]
+    assert own["Car: published"] == "74.3 / 61.6 / 53.9"
+    assert own["Car: ours"] == "62.0 / 57.0 / 52.0"
+    assert shown.notes[0] == "AP in percent, easy / moderate / hard."
+    row = shown.frame.set_index("row").loc["f"]
+    assert row["published.Cyclist.hard"] == pytest.approx(31.26 - 9.4)
+    assert row["ours.Cyclist.hard"] == pytest.approx(23.0)
+    alone = imitation.class_table(table).shown
+    assert list(alone) == ["", "Car: ours", "Pedestrian: ours", "Cyclist: ours"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            {},
+            "Imitating the region lifts the student by 6.0 ± 1.0 points; the region against the "
+            "whole map +9.0 ± 2.6, the boxes +2.7 ± 1.5, the scores +5.0 ± 0.0; scores added to "
+            "the region −0.7 ± 0.6 (tie)",
+        ),
+        (
+            {"i": (0.41, 0.40, 0.42), "f": (), "g": (), "d": (), "id": ()},
+            "Imitating the region ties with the student alone (+0.0 ± 1.7 points)",
+        ),
+        (
+            {"i": (0.35, 0.37, 0.36), "g": (), "d": (), "id": ()},
+            "Imitating the region costs the student 5.0 ± 0.0 points; the region against the "
+            "whole map −2.0 ± 1.7 (tie)",
+        ),
+        (
+            {"teacher": (0.41,), "f": (), "g": (), "d": (), "id": ()},
+            "Imitating the region lifts the student by 6.0 ± 1.0 points; the teacher is not "
+            "clearly above the student (+0.0 ± 1.0)",
+        ),
+        ({"i": ()}, "No finding yet: not run: I: region by anchors"),
+        (
+            {"baseline": (0.4,), "i": (0.45,), "f": (), "g": (), "d": (), "id": ()},
+            "Imitating the region lifts the student by 5.0 points (one seed)",
+        ),
+    ],
+)
+def test_the_sentence_follows_the_numbers(tmp_path, fgfi, rows, expected):
+    records = letters(tmp_path, **(LETTERS | rows))
+    assert imitation.finding(records) == expected
+    shown = imitation_figures.imitation_figure(records, {"0.25x": fgfi.tables["kitti-quarter"]})
+    assert plain(shown.get_suptitle()) == expected
+
+
+def test_figures_of_the_letters(table, tmp_path):
+    shown = imitation_figures.class_figure(table)
+    assert plain(shown.get_suptitle()) == (
+        "Imitating the region, 3 of 3 classes gain: Car +6.0, Pedestrian +6.0, Cyclist +6.0 points"
+    )
+    assert len(shown.axes[0].patches) == 3 * 5
+    assert shown.axes[0].get_ylabel() == "AP, points over the student"
+    empty = read_records(tmp_path / "letters").iloc[:0]
+    for nothing in (
+        imitation_figures.imitation_figure(empty),
+        imitation_figures.class_figure(empty),
+        imitation_figures.psi_figure(empty),
+    ):
+        assert any("not run" in text for text in texts(nothing))
+        assert nothing._repr_png_().startswith(b"\x89PNG")
+
+
+SWEEP = {
+    "i_psi00": (0.36, 0.37, 0.36),
+    "i_psi02": (0.44, 0.46, 0.45),
+    "i_psi08": (0.43, 0.43, 0.44),
+}
+
+
+def test_the_sweep_takes_its_ends_from_the_rows_of_the_table(tmp_path):
+    again = {"i_psi05": (0.9, 0.9, 0.9), "i_psi10": (0.9, 0.9, 0.9)}
+    records = letters(tmp_path, **LETTERS, **SWEEP, **again)
+    points = imitation.psi_points(records)
+    means = points.groupby("psi")["score"].mean()
+    assert means.index.tolist() == [0.0, 0.2, 0.5, 0.8, 1.0]
+    assert means[0.5] == pytest.approx(47.0) and means[1.0] == pytest.approx(41.0)
+    assert points[points["psi"] == 0.2]["points"].tolist() == pytest.approx([4.0, 4.0, 4.0])
+    alone = letters(tmp_path / "alone", baseline=(0.4,), i_psi05=(0.5,))
+    assert imitation.psi_points(alone)["psi"].tolist() == [0.5, 1.0]
+
+
+def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
+    records = letters(tmp_path, **LETTERS, **SWEEP)
+    sweeps = {"0.25x": fgfi.tables["psi-quarter"], "0.5x": fgfi.tables["psi-half"]}
+    shown = imitation.psi_table(records, sweeps)
+    rows = shown.shown.set_index("ψ")
+    assert rows.index.tolist() == [f"{i / 10:g}" for i in range(10)] + ["1 (student alone)"]
+    assert rows.loc["0.5", "published: 0.25x"] == "51.3≈"
+    assert rows.loc["1 (student alone)", "published: 0.5x"] == "56.8≈"
+    assert rows.loc["0.2", "ours: mAP %"] == "45.0 ± 1.0"
+    assert rows.loc["0.2", "points over the student"] == "+4.0 ± 0.0"
+    assert rows.loc["0.3", "ours: mAP %"] == "not run"
+    assert any("the whole map" in note for note in shown.notes)
+    figure = imitation_figures.psi_figure(records, sweeps)
+    assert plain(figure.get_suptitle()) == (
+        "ψ = 0.5 is best with +6.0 ± 1.0 points over the student, clearly above ψ = 0.2"
+    )
+    assert len(figure.axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            {"i": (0.44, 0.46, 0.46)},
+            "ψ = 0.5 is best with +4.3 ± 0.6 points over the student, not clearly above ψ = 0.2",
+        ),
+        (
+            {"i": (0.39, 0.41, 0.42), "i_psi02": (0.38,), "i_psi08": (0.41, 0.41, 0.42)},
+            "No ψ is clearly above the student alone: best ψ = 0.8, +0.3 ± 1.2 points",
+        ),
+        (
+            {"i_psi00": (), "i_psi02": (), "i_psi08": ()},
+            "ψ: nothing to compare yet, fewer than two values were run",
+        ),
+    ],
+)
+def test_the_sentence_on_psi_follows_the_numbers(tmp_path, rows, expected):
+    records = letters(tmp_path, **(LETTERS | SWEEP | rows))
+    assert imitation.psi_finding(imitation.psi_points(records)) == expected
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path, table, fgfi):
+    sweeps = {"0.25x": fgfi.tables["psi-quarter"]}
+    for make in (
+        lambda: imitation_figures.imitation_figure(table, {"0.25x": fgfi.tables["kitti-quarter"]}),
+        lambda: imitation_figures.psi_figure(table, sweeps),
+    ):
+        first, second = (look.save(make(), tmp_path / f"{i}.png") for i in (0, 1))
+        assert first.read_bytes() == second.read_bytes()
