@@ -1,6 +1,6 @@
 """Cost of detection's parts as ratios, for a quiet machine; the figures compared must be the same.
 
-    pip install pycocotools
+    pip install -e '.[bench]'
     python -m benchmarks.detection [--images 2000] [--repeats 3]
 
 mAP evaluation: `coco_map` against pycocotools, with the same boxes at the density of BDD100K (10

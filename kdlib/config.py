@@ -79,7 +79,7 @@ class Detector:
     levels: tuple[int, ...] | None = None  # of the pyramid; level k has stride 2^k
     box_unit: Literal["pixel", "stride"] | None = None  # of the exponential of the distances
     anchor_scale: float | None = None  # of anchors made for another size of image
-    multiplier: float | None = None  # of the channels: 1 teacher, 0.5 and 0.25 students
+    width: float | None = None  # of shuffledet, factor of the channels: 1 teacher, 0.5, 0.25
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What object detection speaks of: labelled boxes, found boxes, and a network's dense answer.
 
 A box is (x1, y1, x2, y2) in pixels, with the end outside: a box over the columns 0 to 9 runs from
-0 to 10. Layouts whose files name the last pixel inside (BDD100K, KITTI, VOC07) add the one when
-they read, so that width = x2 - x1 everywhere behind them.
+0 to 10. Layouts whose files name the last pixel inside (BDD100K, VOC07) add the one when they read,
+so that width = x2 - x1 everywhere behind them.
 
 Shape suffixes: N images, G labelled boxes, D found boxes, C classes, h x w cells of a level.
 """

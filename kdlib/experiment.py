@@ -209,7 +209,8 @@ def build_network(run: Run) -> nn.Module:
     """The run's network with random (or, where asked for, ImageNet) weights."""
     classes = len(layouts.get(run.data.layout).CLASSES)
     options = dataclasses.asdict(run.model)
-    options |= options.pop("detector") or {}
+    for name, value in (options.pop("detector") or {}).items():
+        options[name] = options.get(name) if value is None else value
     options = {name: value for name, value in options.items() if value is not None}
     if run.init == "imagenet":
         options["pretrained"] = True

@@ -4,6 +4,8 @@ Apart from `kdlib.experiment`, so that the frames stage depends on nothing that 
 frames are not clipped again because a loss has changed.
 """
 
+import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from kdlib.data import frames, layouts
 from kdlib.data.layouts.sample import Video
 
 SMOKE_DATA = Path(".cache/smoke-data")
+RECIPE = Path(__file__).parent / "simulate" / "recipe.py"
 VIDEO_FILES = (".mov", ".mp4", ".mkv", ".avi")
 
 
@@ -27,17 +30,28 @@ def require_data(run: Run, root: Path) -> None:
     Raises MissingError.
     """
     place = root / run.data.root
-    if run.scale == "smoke" and not (root / SMOKE_DATA).is_dir():
-        # Under another name until it is whole: a killed rendering is finished by the next call.
-        draft = root / f"{SMOKE_DATA}.draft"
-        command = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
-        subprocess.run([*command, "--out", str(draft)], cwd=root, check=True)
-        draft.rename(root / SMOKE_DATA)
+    if run.scale == "smoke":
+        _render_smoke_data(root)
     if not place.is_dir():
         raise MissingError(
             f"{place}: no such folder. `make data` restores the simulated data; other data sets "
             "are put there by hand (README, section on real data)."
         )
+
+
+def _render_smoke_data(root: Path) -> None:
+    """Make the tiny data, unless they are there and of the present recipe."""
+    whole, recipe = root / SMOKE_DATA, hashlib.sha256(RECIPE.read_bytes()).hexdigest()
+    mark = whole / ".recipe"
+    if mark.is_file() and mark.read_text(encoding="utf-8") == recipe:
+        return
+    # Under another name until it is whole: a killed rendering is finished by the next call.
+    draft = root / f"{SMOKE_DATA}.draft"
+    command = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
+    subprocess.run([*command, "--out", str(draft)], cwd=root, check=True)
+    (draft / mark.name).write_text(recipe, encoding="utf-8")
+    shutil.rmtree(whole, ignore_errors=True)
+    draft.rename(whole)
 
 
 def videos(run: Run) -> list[Video]:

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import textwrap
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from kdlib import checkpoint, experiment, models
+from kdlib import checkpoint, experiment, models, unlabelled
 from kdlib.config import Subset, load_run
 from kdlib.data.loader import DataError
 from kdlib.teacher import TeacherError
@@ -183,8 +184,26 @@ def test_what_an_earlier_stage_makes_is_missed_by_name(teacher):
         experiment.prepare(gone)
 
 
-def test_at_smoke_scale_what_is_missing_or_outdated_is_made_on_the_spot(repository):
-    (repository / SMOKE_DATA).mkdir(parents=True)  # nothing to render
+def test_smoke_data_are_rendered_once_and_again_for_another_recipe(repository, monkeypatch):
+    made = []
+
+    def render(command, **options):
+        made.append(command)
+        draft = Path(command[command.index("--out") + 1])
+        (draft / str(len(made))).mkdir(parents=True)
+
+    monkeypatch.setattr(unlabelled.subprocess, "run", render)
+    run = load_run("toy-teacher", scale="smoke")
+    for _ in range(2):
+        unlabelled.require_data(run, repository)
+    assert len(made) == 1 and (repository / SMOKE_DATA / "1").is_dir()
+    (repository / SMOKE_DATA / ".recipe").write_text("of an older version")
+    unlabelled.require_data(run, repository)
+    assert len(made) == 2 and not (repository / SMOKE_DATA / "1").exists()
+
+
+def test_at_smoke_scale_what_is_missing_or_outdated_is_made_on_the_spot(repository, monkeypatch):
+    monkeypatch.setattr(unlabelled, "_render_smoke_data", lambda root: None)
     run = load_run("toy-distil", scale="smoke")
     path = repository / load_run("toy-teacher", scale="smoke").folder / "model.json"
     experiment.prepare(run)

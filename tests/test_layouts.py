@@ -83,8 +83,8 @@ def faults(module, root: Path) -> list[str]:
 
 def test_get_knows_its_layouts():
     assert layouts.get("camvid") is camvid
-    with pytest.raises(ValueError, match="unknown layout 'kitti'; known: bdd100k, camvid"):
-        layouts.get("kitti")
+    with pytest.raises(ValueError, match="unknown layout 'mapillary'; known: bdd100k, camvid"):
+        layouts.get("mapillary")
 
 
 @pytest.mark.parametrize("module", layouts.LAYOUTS.values(), ids=layouts.LAYOUTS)
@@ -333,7 +333,7 @@ def test_command_line(bdd, cam, capsys):
     told = capsys.readouterr().out
     assert "val/e.jpg: is truncated" in told
     assert "1 errors, 1 warnings" in told
-    assert main(["data", "check", "kitti", str(bdd)]) == 1
+    assert main(["data", "check", "mapillary", str(bdd)]) == 1
     assert "known: bdd100k, camvid" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["data", "check", "camvid", str(cam), "--size", "36"])

@@ -131,7 +131,9 @@ def coco_reference(found, truth, kind, *, area=(0, 1e10), limit=100):
         for seen, (_, hit) in enumerate(sorted(outcomes, key=lambda o: -o[0]), start=1):
             hits += hit
             curve.append((hits / wanted, hits / seen))
-        for point in np.linspace(0, 1, 101):  # in floats as COCO has it: 7/10 does not reach its 0.7
+        for point in np.linspace(
+            0, 1, 101
+        ):  # in floats as COCO has it: 7/10 does not reach its 0.7
             precisions.append(max((p for r, p in curve if r >= point), default=0))
         recalls.append(hits / wanted)
     return np.mean(precisions), np.mean(recalls)
@@ -353,8 +355,6 @@ def test_voc_recall_of_three_tenths():
 def kitti_statistics(rows, boxes, kind, level, least, threshold):
     """computeStatistics of one image: scores of the hits, or hits and errors from a threshold."""
     heights = (40, 25, 25)
-    rows = [([b[0], b[1], b[2] - 1, b[3] - 1], s, k) for b, s, k in rows]
-    boxes = [([b[0], b[1], b[2] - 1, b[3] - 1], k, i, d) for b, k, i, d in boxes]
     state = []
     for box, score, k in rows:
         low = box[3] - box[1] < heights[level]
@@ -461,8 +461,8 @@ def test_kitti_of_duplicates():
 
 
 def test_kitti_overlap_of_just_the_threshold_is_too_little():
-    """Measured without the one that the layout adds: 50 x 50 and 50 x 35 share 0.7."""
-    answer, label = detections(([0, 0, 51, 36], 0.9, CAR)), labels(([0, 0, 51, 51], CAR))
+    """50 x 35 pixels of 50 x 50 are 0.7."""
+    answer, label = detections(([0, 0, 50, 35], 0.9, CAR)), labels((SQUARE, CAR))
     assert car(*many(100, answer, label))["moderate"] == 0
     assert kitti_ap(*many(100, answer, label), NAMES, iou=(0.69, 0.5))["ap"]["car"]["hard"] == 1
 
@@ -470,8 +470,8 @@ def test_kitti_overlap_of_just_the_threshold_is_too_little():
 @pytest.mark.parametrize("least", [0.7, 0.5])
 def test_kitti_dont_care(least):
     """A third of the errors lies wholly in the region, a third by 0.6, a third beside it."""
-    region = labels((SQUARE, CAR), ([200, 0, 301, 101], ANY_CLASS, True))
-    inside, partly, beside = [200, 0, 251, 51], [231, 50, 282, 136], FAR
+    region = labels((SQUARE, CAR), ([200, 0, 300, 100], ANY_CLASS, True))
+    inside, partly, beside = [200, 0, 250, 50], [230, 50, 280, 135], FAR
     rows = [(box, 0.9, CAR) for box in (inside, partly, beside, SQUARE)]
     # 50 x 85 pixels, of which 50 x 50 lie in the region: a share of 0.588
     score = kitti_ap(*many(100, detections(*rows), region), NAMES, iou=(least, 0.5))
@@ -500,22 +500,22 @@ def test_kitti_levels():
 
 
 def test_kitti_low_detections_are_no_errors():
-    """30 pixels are too low at easy (40) and count at moderate (25)."""
-    low = [200, 0, 250, 31]
-    scores = car(*many(100, detections((SQUARE, 0.9, CAR), (low, 0.9, CAR))))
-    assert scores["easy"] == 1
-    assert scores["moderate"] == pytest.approx(0.5)
+    """39 pixels are too low at easy (40) and count at moderate (25), as 40 do at both."""
+    for height, easy in ((39, 1), (40, 0.5)):
+        low = [200, 0, 250, height]
+        scores = car(*many(100, detections((SQUARE, 0.9, CAR), (low, 0.9, CAR))))
+        assert (scores["easy"], scores["moderate"]) == pytest.approx((easy, 0.5))
 
 
 def test_kitti_low_detection_of_another_class_fills_in():
     """The devkit's order of questions: a box that only a low person overlaps counts nowhere."""
-    low = [0, 0, 50, 39]  # 38 pixels by the files' corners; the box has 45 of them
-    label = labels(([0, 0, 50, 46], CAR))
-    answers = [detections((low, 0.9, PERSON))] * 50 + [detections(([0, 0, 50, 46], 0.8, CAR))] * 50
+    low = [0, 0, 50, 38]  # pixels; the box has 45 of them
+    label = labels(([0, 0, 50, 45], CAR))
+    answers = [detections((low, 0.9, PERSON))] * 50 + [detections(([0, 0, 50, 45], 0.8, CAR))] * 50
     scores = car(answers, [label] * 100)
     # the 50 hits have precision 1; they make up half of the recall, as in the case of some missed
     assert scores["easy"] == pytest.approx(6 / 11)
-    both = detections((low, 0.9, PERSON), ([0, 0, 50, 46], 0.8, CAR))
+    both = detections((low, 0.9, PERSON), ([0, 0, 50, 45], 0.8, CAR))
     # for the scores of the hits the higher score wins, which is the low person's: no hit at easy
     scores = car([both] * 100, [label] * 100)
     assert (scores["easy"], scores["moderate"]) == (0, 1)

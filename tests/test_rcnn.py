@@ -482,6 +482,8 @@ def test_autocast_keeps_boxes_exact():
     images_NCHW = torch.rand(1, 3, 64, 320)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         output = network(images_NCHW)
+        proposals, _ = network.rpn(ImageList(images_NCHW, [(64, 320)]), output.features)
+    assert output.features["p2"].dtype == torch.bfloat16 and proposals[0].dtype == torch.float32
     boxes = output.detections[0].xyxy
     assert boxes.dtype == output.detections[0].scores.dtype == torch.float32
     beyond = boxes[:, 2][(boxes[:, 2] > 256) & (boxes[:, 2] < 320)]

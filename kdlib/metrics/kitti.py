@@ -35,6 +35,7 @@ def kitti_ap(
     * In the order of the labels, a box takes the free detection that overlaps it most, by more
       than the least overlap (>). Detections left over are errors, save those that lie by more than
       that share (0.7 for cars, not 0.5) of their own area in one region of ANY_CLASS (*DontCare*).
+    * Sides are x2 - x1 and y2 - y1, without a plus one, as the layout of KITTI gives the boxes.
     * Detections lower than 40, 25, 25 pixels are no errors; they fill in for a box that no other
       detection takes, which then counts nowhere. The devkit asks height before class: so do low
       detections of any other class.
@@ -63,9 +64,6 @@ def kitti_ap(
     if points not in (11, 40):
         raise ValueError(f"points must be 11 or 40, not {points!r}")
     flat, labelled = joined(found, truth, classes)
-    # The devkit measures x2 - x1 as the files name them: the one that the layout added goes again.
-    inside = np.array([0.0, 0.0, 1.0, 1.0])
-    flat, labelled = (side._replace(xyxy=side.xyxy - inside) for side in (flat, labelled))
     images = list(_by_image(flat, labelled, len(found)))
     kept = slice(None, None, 4) if points == 11 else slice(1, None)
     scores: dict[str, dict[str, float | None]] = {}

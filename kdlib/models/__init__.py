@@ -8,6 +8,7 @@ from kdlib.models.fcos import FCOS
 from kdlib.models.mobilenet import MobileNetV2Plus
 from kdlib.models.outputs import DetectionOutput, ModelError, SegmentationOutput
 from kdlib.models.pspnet import build_pspnet
+from kdlib.models.shuffledet import ShuffleDet
 
 __all__ = ["ARCHITECTURES", "DetectionOutput", "ModelError", "SegmentationOutput", "build"]
 
@@ -22,6 +23,7 @@ ARCHITECTURES = {
     "skd-resnet18-half": structured.resnet18_half,
     "mobilenetv2plus": MobileNetV2Plus,
     "fcos": FCOS,
+    "shuffledet": ShuffleDet,
 }
 
 

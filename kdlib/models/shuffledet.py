@@ -300,3 +300,7 @@ class ShuffleDet(nn.Module):
             size_hw,
             {"neck": neck},
         )
+
+    def detections(self, output: AnchorOutput, size_hw: tuple[int, int]) -> list[Detections]:
+        """The boxes that an output of this network holds, see `detections`."""
+        return detections(output)

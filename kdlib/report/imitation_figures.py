@@ -16,6 +16,8 @@ from kdlib.report.imitation import FAMILY
 from kdlib.report.look import Picture, style
 from kdlib.report.published import PublishedTable
 
+WHOLE = -0.15  # where the whole map stands on the axis of psi
+
 
 def imitation_figure(
     records: pd.DataFrame,
@@ -116,17 +118,20 @@ def _own_panel(axis: Axes, points: pd.DataFrame, found: Mapping[str, pd.Series])
     axis.plot([*means.index, 1.0], [*means, 0.0], color=look.COLOURS["i"], lw=1.2, zorder=1)
     whole = (found["f"] - found["baseline"]).dropna()
     if len(whole):
-        look.mark(axis, -0.1, whole, "f", filled=False, jitter=0.015)
-        place = dict(textcoords="offset points", fontsize=8.5, color=look.COLOURS["f"])
-        axis.annotate("whole\nmap (F)", (-0.1, whole.mean()), (9, -4), **place)
+        look.mark(axis, WHOLE, whole, "f", filled=False, jitter=0.015)
     axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
-    axis.set_title("Ours: points over the student\n(ψ = 0: cells that an anchor puts on a box)")
-    _psi_axis(axis)
+    axis.set_title(
+        "Ours: points over the student\n(F: whole map; ψ = 0: cells whose anchors touch a box)"
+    )
+    _psi_axis(axis, ["F"] if len(whole) else [])
     look.empty(axis, len(ran) > 0)
 
 
-def _psi_axis(axis: Axes) -> None:
-    axis.set_xticks(np.linspace(0, 1, 6))
-    axis.set_xlim(-0.17, 1.06)
-    axis.set_xlabel("ψ, share of the best overlap that a cell must exceed (1: no imitation)")
+def _psi_axis(axis: Axes, before: list[str] | None = None) -> None:
+    """The axis of psi; before: the label of a tick at WHOLE."""
+    ticks = np.linspace(0, 1, 6)
+    named = [*(before or []), *(f"{psi:g}" for psi in ticks.round(1))]
+    axis.set_xticks([*([WHOLE] if before else []), *ticks], named)
+    axis.set_xlim(WHOLE - 0.07, 1.06)
+    axis.set_xlabel("ψ, share of the best overlap (1: no imitation)")
     sns.despine(ax=axis)

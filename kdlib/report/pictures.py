@@ -46,7 +46,7 @@ def overlay(
     strength: float = 0.5,
 ) -> np.ndarray:
     """The image with the labels' colours over it; ignored pixels stay as they are. uint8 HWC."""
-    image_HWC = _image(image_HWC)
+    image_HWC = checked_image(image_HWC)
     colours_HWC = colourise(labels_HW, palette, ignore)
     _same_size(image_HWC, labels_HW, "labels")
     mixed = (1 - strength) * image_HWC + strength * colours_HWC
@@ -64,7 +64,7 @@ def disagreement(
 
     ignore: reference value of pixels that are not judged; they are drawn black. None = all are.
     """
-    image_HWC = _image(image_HWC)
+    image_HWC = checked_image(image_HWC)
     _same_size(image_HWC, labels_HW, "labels")
     _same_size(image_HWC, reference_HW, "reference labels")
     grey_HW = image_HWC @ np.array([0.299, 0.587, 0.114])
@@ -107,12 +107,12 @@ def comparison_grid(
     classes: names for the legend of the classes that occur. names: a label for each image.
     title: None = a sentence on who disagrees least, from these images.
     """
-    images = [_image(image) for image in images]
-    _check_counts(images, truth, teacher, students, names)
+    images = [checked_image(image) for image in images]
+    check_counts(images, truth, teacher, students, names)
     used = sorted(_used(truth, teacher, students, len(palette))) if classes else []
     columns = 2 + len(students)
     height, width = images[0].shape[:2]
-    plan = _Plan(len(images), columns, height / width, len(used) + 2 if classes else 0)
+    plan = Plan(len(images), columns, height / width, len(used) + 2 if classes else 0)
     with style():
         figure = Picture(figsize=plan.size)
         for i, image in enumerate(images):
@@ -123,7 +123,7 @@ def comparison_grid(
                 for axis, text in zip(axes[0], ("image", "teacher", *students), strict=True):
                     axis.set_title(text, fontsize=10, loc="center", pad=4, weight="bold")
             if names:
-                _caption(axes[0, 0], str(names[i]))
+                caption(axes[0, 0], str(names[i]))
         if classes:
             _legend(figure, used, classes, palette, plan)
         text = grid_finding(truth, teacher, students) if title is None else title
@@ -150,7 +150,7 @@ def grid_finding(
     return f"Pixels where the student differs from the teacher: {listed}"
 
 
-class _Plan:
+class Plan:
     """Where the cells of a grid lie; all lengths in inches."""
 
     LEFT, GAP, BETWEEN, TOP, LINE = 0.08, 0.05, 0.16, 0.8, 0.22
@@ -176,36 +176,38 @@ def _upper(axes: np.ndarray, image, teacher_HW, students: Mapping, palette) -> N
     pictures = [image, colourise(teacher_HW, palette)]
     pictures += [colourise(labels_HW, palette) for labels_HW in students.values()]
     for axis, picture in zip(axes, pictures, strict=True):
-        _show(axis, picture)
+        show(axis, picture)
 
 
 def _lower(axes, image, truth_HW, teacher_HW, students, i, palette, ignore) -> None:
-    _show(axes[0], colourise(truth_HW, palette, ignore), "truth")
+    show(axes[0], colourise(truth_HW, palette, ignore), "truth")
     share = difference_share(teacher_HW, truth_HW, ignore)
     wrong_HWC = disagreement(image, teacher_HW, truth_HW, ignore)
-    _show(axes[1], wrong_HWC, f"≠ truth: {100 * share:.1f} %")
+    show(axes[1], wrong_HWC, f"≠ truth: {100 * share:.1f} %")
     for axis, labels in zip(axes[2:], students.values(), strict=True):
         share = difference_share(labels[i], teacher_HW)
-        _show(axis, disagreement(image, labels[i], teacher_HW), f"≠ teacher: {100 * share:.1f} %")
+        show(axis, disagreement(image, labels[i], teacher_HW), f"≠ teacher: {100 * share:.1f} %")
 
 
-def _show(axis: Axes, picture: np.ndarray, caption: str = "") -> None:
+def show(axis: Axes, picture: np.ndarray, words: str = "") -> None:
+    """A picture without ticks and frame, a caption over its corner."""
     axis.imshow(picture, interpolation="nearest", aspect="auto")
     axis.set(xticks=[], yticks=[])
     axis.grid(False)
     for spine in axis.spines.values():
         spine.set_visible(False)
-    if caption:
-        _caption(axis, caption)
+    if words:
+        caption(axis, words)
 
 
-def _caption(axis: Axes, text: str) -> None:
+def caption(axis: Axes, text: str) -> None:
+    """Small words on white in the lower left corner."""
     box = dict(facecolor="white", alpha=0.85, lw=0, boxstyle="round,pad=0.25")
     where = dict(transform=axis.transAxes, ha="left", va="bottom")
     axis.text(0.02, 0.04, text, color=INK, fontsize=7.5, bbox=box, **where)
 
 
-def _legend(figure: Figure, used, classes, palette, plan: _Plan) -> None:
+def _legend(figure: Figure, used, classes, palette, plan: Plan) -> None:
     handles = [
         mpl.patches.Patch(color=np.asarray(palette[c]) / 255, label=classes[c]) for c in used
     ]
@@ -229,7 +231,8 @@ def _used(truth, teacher, students: Mapping, num_classes: int) -> set[int]:
     return found
 
 
-def _check_counts(images, truth, teacher, students: Mapping, names) -> None:
+def check_counts(images, truth, teacher, students: Mapping, names) -> None:
+    """Raise ValueError where a group has not one entry for each image."""
     groups = {"truth": truth, "teacher": teacher, **students}
     if names is not None:
         groups["names"] = names
@@ -240,7 +243,8 @@ def _check_counts(images, truth, teacher, students: Mapping, names) -> None:
             raise ValueError(f"{len(images)} images but {len(group)} of {name!r}")
 
 
-def _image(image_HWC: np.ndarray) -> np.ndarray:
+def checked_image(image_HWC: np.ndarray) -> np.ndarray:
+    """The image as an array. Raises ValueError where it is not uint8 HWC with three channels."""
     image_HWC = np.asarray(image_HWC)
     if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8:
         found = f"{image_HWC.dtype} of shape {image_HWC.shape}"

@@ -27,8 +27,8 @@ from kdlib import config, detection, experiment, runtime
 from kdlib.data import augment, layouts, loader
 from kdlib.evaluation.feeding import to_device
 from kdlib.losses import fcos
-from kdlib.models import decode
-from kdlib.report import provenance, records
+from kdlib.report.provenance import provenance
+from kdlib.report.records import write_record
 from kdlib.report.sheet import sheet
 
 # %%
@@ -78,8 +78,7 @@ def colours_of(classes, ignored):
 # %%
 stills = [parts.source.read(i) for i in range(min(4, len(parts.source)))]
 shown = [
-    outlined(image, boxes.xyxy, colours_of(boxes.classes, boxes.ignored))
-    for image, boxes in stills
+    outlined(image, boxes.xyxy, colours_of(boxes.classes, boxes.ignored)) for image, boxes in stills
 ]
 objects = [int((~boxes.ignored).sum()) for _, boxes in stills]
 sheet(
@@ -128,7 +127,9 @@ plt.show()
 # %%
 height, width = cfg.data.size
 factor = width / stored[1]
-print(f"stored {stored[1]} x {stored[0]}, seen {width} x {height}: 32 pixels become {32 * factor:.0f}")
+print(
+    f"stored {stored[1]} x {stored[0]}, seen {width} x {height}, so 32 pixels are {32 * factor:.0f}"
+)
 
 # %% [markdown]
 # ## The views
@@ -302,9 +303,7 @@ plt.show()
 # %% tags=["nbval-check-output"]
 found = truth.classes != fcos.BACKGROUND
 reach = truth.box.amax(1)
-low, high = (
-    torch.cat([torch.full((n,), part[i]) for n, part in zip(cells, ends)]) for i in (0, 1)
-)
+low, high = (torch.cat([torch.full((n,), part[i]) for n, part in zip(cells, ends)]) for i in (0, 1))
 assert (truth.box.amin(1)[found] > 0).all()
 assert ((reach >= low) & (reach <= high))[found].all()
 print("ok: cells lie inside their boxes, and boxes in their level's range")
@@ -333,8 +332,8 @@ axis.set_title("With γ = 2 an easy cell (dotted) costs 10,000 times less")
 plt.show()
 
 # %% [markdown]
-# The library's loss has to agree with that. Without $\gamma$ and with $\alpha = 0.5$ it must be half
-# the ordinary cross entropy; and the network is built to start with every probability at 0.01.
+# The library's loss has to agree with that: with $\gamma = 0$ and $\alpha = 0.5$ it must be half
+# the ordinary cross entropy.
 
 # %% tags=["nbval-check-output"]
 random = runtime.generator(0, "notebook")
@@ -397,9 +396,10 @@ plt.show()
 #
 # ## From cells to boxes
 #
-# The answer is dense, thousands of boxes for every class. A cell and class becomes a candidate when
-# its probability is above 0.05; its score is $\sigma(z)\,\sigma(o)$; of candidates of one class that
-# overlap by more than 0.5 the best one stays (*non-maximum suppression*); at most 100 boxes remain.
+# The answer is dense: every cell has a box and a score for every class. A cell and a class are a
+# candidate when the probability $\sigma(z)$ is above 0.05; its score is $\sigma(z)\,\sigma(o)$. Of
+# candidates of one class that overlap by more than 0.5 the best one stays (*non-maximum
+# suppression*), and at most 100 boxes remain.
 
 
 # %%
@@ -420,10 +420,9 @@ plt.show()
 
 # %%
 seen = loader.resize(picture, cfg.data.size)
-thresholds, tiles, captions = (0.02, 0.1, 0.3), [], []
-for least in thresholds:
-    one = decode.detections(said, cfg.data.size, score=0.02)[0]
-    one = [part[one.scores >= least].cpu().numpy() for part in one]
+everything, tiles, captions = parts.network.detections(said, cfg.data.size)[0], [], []
+for least in (0.0, 0.1, 0.3):
+    one = [part[everything.scores >= least].cpu().numpy() for part in everything]
     tiles.append(outlined(seen, one[0], colours_of(one[2], np.zeros(len(one[2]), bool))))
     captions.append(f"score {least} and up: {len(one[1])} boxes")
 sheet([tiles], captions, "The same answer read out with three thresholds", height=2.1)
@@ -505,8 +504,8 @@ plt.show()
 # %%
 experiment.finish(parts, trained, scores)
 facts = experiment.facts(parts, trained, scores)
-origin = provenance.provenance(parts.root, data_hash=parts.data_hash, started=started)
-record = records.write_record(parts.root / cfg.record, origin | facts)
+origin = provenance(parts.root, data_hash=parts.data_hash, started=started)
+record = write_record(parts.root / cfg.record, origin | facts)
 print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 
 # %% [markdown]
