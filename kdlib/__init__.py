@@ -4,7 +4,7 @@ Rooms, from the ground up (a room imports only rooms below it):
 
 1. ``config`` (on ``blocks``), ``runtime``, ``checkpoint``, ``files``, ``progress``, ``resize``,
    ``detection``
-2. ``losses``, ``metrics``, ``models``, ``data``, ``schedule`` (none imports another)
+2. ``losses``, ``metrics``, ``models``, ``data``, ``schedule``, ``resuming`` (none imports another)
 3. ``methods``, ``teacher``, ``views``
 4. ``training``, ``evaluation``, ``unlabelled``, ``experiment``
 5. ``report``

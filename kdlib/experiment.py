@@ -23,7 +23,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from kdlib import checkpoint, config, evaluation, methods, models, runtime, training
+from kdlib import checkpoint, config, evaluation, methods, models, resuming, runtime, training
 from kdlib.config import Run, load_run
 from kdlib.data import layouts, loader
 from kdlib.data.layouts.sample import Sample
@@ -80,7 +80,7 @@ def prepare(run: Run) -> Parts:
     offered = loader.select(data.layout, root / data.root, everything, run.seed)
     data_hash = _hash_files(offered, report)
     samples_hash = _hash_files(labelled, extra=pool_hash)
-    resume = training.resume_folder(run, root, data_hash, samples_hash, start_hash, teacher_hash)
+    resume = resuming.folder_of(run, root, data_hash, samples_hash, start_hash, teacher_hash)
     network = network.to(fabric.device)
     return Parts(
         run=run,

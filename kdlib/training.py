@@ -5,7 +5,6 @@ that is killed and started again ends with the same bits as one that was not, on
 """
 
 import csv
-import hashlib
 import math
 import shutil
 import time
@@ -18,7 +17,7 @@ from dvclive import Live
 from lightning.fabric import Fabric
 from torch import nn
 
-from kdlib import checkpoint, files, progress
+from kdlib import files, progress, resuming
 from kdlib.config import Run, Schedule
 from kdlib.data import augment, loader
 from kdlib.detection import Targets
@@ -76,8 +75,9 @@ def train(
 
     # 2. Where to begin.
     first, history, before = 0, [], 0.0
-    if (resume / "state.safetensors").is_file():
-        first, history, before = _restore(resume, student, optimizer, averaged, method)
+    if (resume / resuming.FILE).is_file():
+        first, history, before, own = resuming.restore(resume, student, optimizer, averaged)
+        method.restore(own)
     log = _Log(live, history) if fabric.is_global_zero else None
 
     # 3. Batches from there on.
@@ -135,7 +135,8 @@ def train(
             log.add(row)
         if not last and fabric.is_global_zero and time.monotonic() - saved > plan.save_every_s:
             seconds = before + time.monotonic() - started
-            _save(resume, step + 1, student, optimizer, averaged, method, history, seconds)
+            own = method.state()
+            resuming.save(resume, step + 1, student, optimizer, averaged, own, history, seconds)
             saved = time.monotonic()
 
     # 5. The result.
@@ -158,17 +159,6 @@ def make_optimizer(plan: Schedule, *modules: nn.Module) -> torch.optim.Optimizer
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, plan.lr)
-
-
-def resume_folder(run: Run, root: Path, *made_from: str) -> Path:
-    """Folder of a run's resume point: changes with settings, seed, code and `made_from`."""
-    code = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in sorted(here.rglob("*.py")):
-        if path.relative_to(here).parts[0] not in ("report", "simulate"):
-            code.update(path.read_bytes())
-    words = (run.name, run.settings_hash(), str(run.seed), code.hexdigest(), *made_from)
-    return root / ".cache" / "resume" / hashlib.sha256("/".join(words).encode()).hexdigest()[:24]
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -239,64 +229,6 @@ def _average(averaged: dict[str, torch.Tensor], student: nn.Module, decay: float
             averaged[key].lerp_(value, 1 - decay)
         else:
             averaged[key].copy_(value)
-
-
-def _save(
-    folder: Path,
-    step: int,
-    student: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: dict[str, torch.Tensor],
-    method: Method,
-    history: list[dict[str, float]],
-    seconds: float,
-) -> None:
-    """A resume point: one file, replaced in one move."""
-    tensors = {f"student.{k}": v for k, v in student.state_dict().items()}
-    tensors |= {f"averaged.{k}": v for k, v in averaged.items()}
-    tensors |= {f"method.{k}": v for k, v in method.state().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if value is not None:
-                tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value)
-    tensors["step"] = torch.tensor(step)
-    tensors["seconds"] = torch.tensor(seconds, dtype=torch.float64)
-    columns = list(history[0])
-    rows = [[row[column] for column in columns] for row in history]
-    tensors["history"] = torch.tensor(rows, dtype=torch.float64)
-    checkpoint.save(folder / "state.safetensors", tensors, {"columns": columns})
-
-
-def _restore(
-    folder: Path,
-    student: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: dict[str, torch.Tensor],
-    method: Method,
-) -> tuple[int, list[dict[str, float]], float]:
-    """Fill all of these from a resume point; the next step, the history, its seconds."""
-    path = folder / "state.safetensors"
-    tensors, notes = checkpoint.load(path)
-
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    checkpoint.fit(student, part("student."), path)
-    for key, value in part("averaged.").items():
-        averaged[key].copy_(value)
-    method.restore(part("method."))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        number, name = key.split(".", 1)
-        if value.ndim == 4:  # as the weights lie: other strides take another, slower path on GPUs
-            value = value.contiguous(memory_format=torch.channels_last)
-        state.setdefault(int(number), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    history = [dict(zip(notes["columns"], row, strict=True)) for row in tensors["history"].tolist()]
-    for row in history:
-        row["step"] = int(row["step"])
-    return int(tensors["step"]), history, float(tensors["seconds"])
 
 
 class _Log:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib import config, detection, evaluation, methods, runtime, training
+from kdlib import config, detection, evaluation, methods, resuming, runtime, training
 from kdlib.config import Augment, ConfigError
 from kdlib.data import augment, layouts, loader
 from kdlib.data.layouts.sample import Sample
@@ -344,16 +344,16 @@ def test_a_detector_learns_and_goes_on_after_a_kill(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "LOG_EVERY", 2)
     whole = trained(tmp_path / "whole")
-    real = training._save
+    real = resuming.save
 
     def killed(*arguments):
         real(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "_save", killed)
+    monkeypatch.setattr(resuming, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "killed")
-    monkeypatch.setattr(training, "_save", real)
+    monkeypatch.setattr(resuming, "save", real)
     resumed = trained(tmp_path / "killed")
     assert all(torch.equal(whole.weights[key], resumed.weights[key]) for key in whole.weights)
     assert whole.history == resumed.history

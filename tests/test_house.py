@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "files": 0, "blocks": 0, "config": 1, "runtime": 1, "checkpoint": 1, "progress": 1, "resize": 1,
     "detection": 1,
-    "schedule": 2, "losses": 2, "metrics": 2, "models": 2, "data": 2,
+    "schedule": 2, "resuming": 2, "losses": 2, "metrics": 2, "models": 2, "data": 2,
     "methods": 3, "teacher": 3, "views": 3,
     "unlabelled": 4, "training": 4, "evaluation": 4, "experiment": 4,
     "report": 5, "__main__": 6,

@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from kdlib.detection import Boxes, Detections
 from kdlib.report import (
     arms,
+    boxes,
     figures,
     imitation,
     imitation_figures,
     look,
     measure,
     notes,
+    regions,
     sentences,
     tables,
 )
@@ -539,3 +543,181 @@ def test_the_same_records_give_the_same_bytes(tmp_path, table, fgfi):
     ):
         first, second = (look.save(make(), tmp_path / f"{i}.png") for i in (0, 1))
         assert first.read_bytes() == second.read_bytes()
+
+
+# Pictures of boxes -------------------------------------------------------------------------------
+
+
+def truth_of(xyxy: list, classes: list[int], ignored: list[bool]) -> Boxes:
+    count = len(classes)
+    place = np.array(xyxy, np.float32).reshape(-1, 4)
+    return Boxes(place, np.array(classes, int), np.array(ignored, bool), np.zeros(count, int))
+
+
+def found_of(xyxy: list, classes: list[int], scores: list[float]) -> Detections:
+    place = torch.tensor(xyxy, dtype=torch.float32).reshape(-1, 4)
+    return Detections(place, torch.tensor(scores), torch.tensor(classes, dtype=torch.int64))
+
+
+A, B, C = [0, 0, 10, 10], [20, 0, 30, 10], [0, 12, 10, 18]
+IMAGE = np.full((20, 40, 3), 90, dtype=np.uint8)
+
+
+def test_shown_boxes_are_those_of_the_score_and_objects_those_not_ignored():
+    seen = boxes.shown(found_of([A, B, C], [0, 1, 1], [0.9, 0.3, 0.29]))
+    assert seen.xyxy.tolist() == [A, B] and seen.classes.tolist() == [0, 1]
+    assert boxes.shown(found_of([], [], [])).xyxy.shape == (0, 4)
+    known = boxes.labelled(truth_of([A, B], [0, -1], [False, True]))
+    assert known.xyxy.tolist() == [A] and known.scores is None
+
+
+@pytest.mark.parametrize(
+    ("own", "classes", "missed", "extra"),
+    [
+        ([A, B], [0, 1], [False, False], [False, False]),
+        ([A, B], [1, 1], [True, False], [True, False]),  # the right place, the wrong class
+        ([A, A, B], [0, 0, 1], [False, False], [False, True, False]),  # found twice
+        ([[0, 0, 10, 5], B], [0, 1], [False, False], [False, False]),  # IoU is 0.5, enough
+        ([[0, 0, 10, 4.9], B], [0, 1], [True, False], [True, False]),
+        ([], [], [True, True], []),
+    ],
+)
+def test_boxes_are_paired_by_class_and_overlap(own, classes, missed, extra):
+    reference = boxes.labelled(truth_of([A, B], [0, 1], [False, False]))
+    scores = [0.9 - 0.1 * i for i in range(len(own))]
+    apart = boxes.difference(boxes.shown(found_of(own, classes, scores)), reference)
+    assert apart.missed.tolist() == missed
+    assert apart.extra.tolist() == extra
+
+
+def test_a_box_takes_the_partner_that_it_overlaps_most():
+    reference = boxes.labelled(truth_of([[0, 0, 10, 10], [2, 0, 12, 10]], [0, 0], [False] * 2))
+    apart = boxes.difference(boxes.shown(found_of([[2, 0, 12, 10]], [0], [0.9])), reference)
+    assert apart.missed.tolist() == [True, False]
+    nothing = boxes.labelled(truth_of([], [], []))
+    alone = boxes.difference(boxes.shown(found_of([A], [0], [0.9])), nothing)
+    assert alone.extra.tolist() == [True] and alone.missed.shape == (0,)
+
+
+def rectangles(axis) -> list[tuple]:
+    dotted = (":", "dotted")
+    return [(p.get_x() + 0.5, p.get_y() + 0.5, p.get_linestyle() in dotted) for p in axis.patches]
+
+
+def test_the_grid_of_boxes_shows_every_box_in_its_place():
+    truth = truth_of([A, B, C], [0, 1, -1], [False, False, True])
+    teacher = found_of([A, B], [0, 1], [0.9, 0.8])
+    weak, strong = found_of([B, C], [1, 0], [0.7, 0.6]), found_of([A, B], [0, 1], [0.9, 0.5])
+    grid = boxes.comparison_grid(
+        [IMAGE, IMAGE],
+        [truth, truth],
+        [teacher, teacher],
+        {"(1)": [weak, weak], "(3)": [strong, strong]},
+        classes=("car", "bus", "train"),
+        names=("first", "second"),
+    )
+    assert len(grid.axes) == 2 * 2 * 4
+    assert [axis.get_title() for axis in grid.axes[:4]] == ["truth", "teacher", "(1)", "(3)"]
+    assert rectangles(grid.axes[0]) == [(0, 0, False), (20, 0, False), (0, 12, True)]
+    assert [len(axis.patches) for axis in grid.axes[:8]] == [3, 2, 2, 2, 0, 0, 2, 0]
+    missed, extra = grid.axes[6].patches
+    assert (missed.get_x(), missed.get_y()) == (-0.5, -0.5)
+    assert missed.get_linestyle() != extra.get_linestyle()
+    assert missed.get_edgecolor() != extra.get_edgecolor()
+    words = texts(grid)
+    assert ".90" in words and ".60" in words
+    assert "against teacher: misses 1, adds 1" in words
+    assert "against truth: misses 0, adds 0" in words
+    assert plain(grid.get_suptitle()) == (
+        "Of the teacher's 4 boxes: (1) misses 2, adds 2; (3) misses 0, adds 0"
+    )
+    legend = [text.get_text() for text in grid.legends[0].get_texts()]
+    assert legend == ["car", "bus", "misses", "adds", "ignored"]
+    assert grid._repr_png_().startswith(b"\x89PNG")
+
+
+def test_dark_classes_are_drawn_bright_enough_to_be_seen():
+    axis = look.figure(2, 2).subplots()
+    boxes.draw(axis, boxes.labelled(truth_of([A], [0], [False])), [(0, 0, 142)])
+    rgb = np.array(axis.patches[0].get_edgecolor()[:3])
+    assert rgb @ [0.299, 0.587, 0.114] == pytest.approx(boxes.LUMINANCE)
+    boxes.draw(axis, boxes.labelled(truth_of([A], [0], [False])), [(255, 255, 255)])
+    assert axis.patches[1].get_edgecolor()[:3] == (1.0, 1.0, 1.0)
+
+
+def test_the_grid_of_boxes_refuses_what_does_not_fit():
+    truth, teacher = truth_of([], [], []), found_of([], [], [])
+    with pytest.raises(ValueError, match="1 images but 2 of 'teacher'"):
+        boxes.comparison_grid([IMAGE], [truth], [teacher, teacher], {})
+    with pytest.raises(ValueError, match="uint8 HWC"):
+        boxes.comparison_grid([IMAGE / 255], [truth], [teacher], {})
+    grid = boxes.comparison_grid([IMAGE], [truth], [teacher], {})
+    assert plain(grid.get_suptitle()) == "Boxes that the teacher finds: 0"
+
+
+# Pictures of regions -----------------------------------------------------------------------------
+
+
+def test_the_overlay_lights_exactly_the_cells_of_the_mask():
+    mask = np.zeros((3, 4), bool)
+    mask[0, 1] = mask[2, 3] = True
+    lit = (regions.overlay(IMAGE, mask, 8) != np.rint(regions.DIM * IMAGE)).any(-1)
+    expected = np.zeros((20, 40), bool)
+    expected[0:8, 8:16] = True
+    expected[16:20, 24:32] = True  # the last row of cells ends beyond the image
+    assert (lit == expected).all()
+    assert regions.overlay(IMAGE, mask, 8)[0, 8].tolist() == [45, 145, 172]
+    half = (regions.overlay(IMAGE, np.ones((1, 1), bool), 2.5) != np.rint(regions.DIM * IMAGE)).any(
+        -1
+    )
+    assert half.sum() == 4  # pixel centres 0.5 and 1.5 lie in the first cell, 2.5 in the second
+
+
+def slow_overlay(mask: np.ndarray, stride: float) -> np.ndarray:
+    """Which pixels are lit, pixel by pixel from the definition."""
+    lit = np.zeros(IMAGE.shape[:2], bool)
+    for y in range(lit.shape[0]):
+        for x in range(lit.shape[1]):
+            i, j = math.floor((y + 0.5) / stride), math.floor((x + 0.5) / stride)
+            lit[y, x] = i < mask.shape[0] and j < mask.shape[1] and mask[i, j]
+    return lit
+
+
+@pytest.mark.parametrize("stride", [1, 3, 7.5, 16])
+def test_the_overlay_agrees_with_its_definition(stride):
+    mask = np.random.default_rng(0).random((6, 5)) < 0.5
+    lit = (regions.overlay(IMAGE, mask, stride) != np.rint(regions.DIM * IMAGE)).any(-1)
+    assert (lit == slow_overlay(mask, stride)).all()
+
+
+def test_regions_stand_side_by_side_and_are_redrawn():
+    one, all_ = np.zeros((3, 5), bool), np.ones((3, 5), bool)
+    one[1, 2] = True
+    masks = {"by anchors": one, "whole map": all_}
+    shown = regions.region_figure(IMAGE, np.array([A, B]), masks, 8, note="stride 8")
+    assert len(shown.axes) == 2
+    assert [len(axis.patches) for axis in shown.axes] == [2, 2]
+    title = shown.axes[0].get_title(loc="left")
+    assert title == "by anchors: 1 of 15 cells, 6.7 %"
+    assert plain(shown.get_suptitle()) == "Cells that imitate: by anchors 1; whole map 15"
+    before = shown.axes[0].images[0].get_array().copy()
+    regions.redraw(shown, IMAGE, {"by anchors": all_, "whole map": all_}, 8, title="ψ = 0")
+    assert (shown.axes[0].images[0].get_array() != before).any()
+    assert shown.axes[0].get_title(loc="left") == "by anchors: 15 of 15 cells, 100.0 %"
+    assert shown.axes[0].get_title() == "" and len(shown.axes) == 2
+    assert plain(shown.get_suptitle()) == "ψ = 0"
+    single = regions.region_figure(IMAGE, np.zeros((0, 4)), one, 8)
+    assert plain(single.get_suptitle()) == "Cells that imitate: 1"
+    assert single._repr_png_().startswith(b"\x89PNG")
+
+
+def test_regions_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"\(h, w\) cells of one image, found shape \(1, 3, 5\)"):
+        regions.overlay(IMAGE, np.ones((1, 3, 5), bool), 8)
+    with pytest.raises(ValueError, match="stride must be positive"):
+        regions.overlay(IMAGE, np.ones((3, 5), bool), 0)
+    with pytest.raises(ValueError, match="no masks"):
+        regions.region_figure(IMAGE, np.zeros((0, 4)), {}, 8)
+    shown = regions.region_figure(IMAGE, np.zeros((0, 4)), {"a": np.ones((3, 5), bool)}, 8)
+    with pytest.raises(ValueError, match="longer"):
+        regions.redraw(shown, IMAGE, {"a": np.ones((3, 5)), "b": np.ones((3, 5))}, 8)

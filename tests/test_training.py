@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import checkpoint, config, methods, models, runtime, training
+from kdlib import checkpoint, config, methods, models, resuming, runtime, training
 from kdlib.teacher import Teacher
 
 ROOT = Path(__file__).parents[1]
@@ -393,14 +393,14 @@ def test_adamw_decays_kernels_only():
 def test_the_resume_folder_changes_with_what_it_is_made_from():
     run = make_run()
     folders = {
-        training.resume_folder(run, Path("."), "data"),
-        training.resume_folder(run, Path("."), "other data"),
-        training.resume_folder(dataclasses.replace(run, seed=1), Path("."), "data"),
-        training.resume_folder(make_run(lr=1e-3), Path("."), "data"),
-        training.resume_folder(dataclasses.replace(run, name="toy-2"), Path("."), "data"),
+        resuming.folder_of(run, Path("."), "data"),
+        resuming.folder_of(run, Path("."), "other data"),
+        resuming.folder_of(dataclasses.replace(run, seed=1), Path("."), "data"),
+        resuming.folder_of(make_run(lr=1e-3), Path("."), "data"),
+        resuming.folder_of(dataclasses.replace(run, name="toy-2"), Path("."), "data"),
     }
     assert len(folders) == 5
-    assert training.resume_folder(make_run(workers=3), Path("."), "data") in folders
+    assert resuming.folder_of(make_run(workers=3), Path("."), "data") in folders
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from kdlib.models import structured
+from kdlib.models import rcnn, structured
 from kdlib.models.espnet import ESPNet, ESPNetC
 from kdlib.models.fcos import FCOS
 from kdlib.models.mobilenet import MobileNetV2Plus
@@ -24,6 +24,13 @@ ARCHITECTURES = {
     "mobilenetv2plus": MobileNetV2Plus,
     "fcos": FCOS,
     "shuffledet": ShuffleDet,
+    "rcnn-vgg16": rcnn.vgg16,
+    "rcnn-vgg11": rcnn.vgg11,
+    "rcnn-r101": rcnn.r101,
+    "rcnn-r101h": rcnn.r101h,
+    "rcnn-r50": rcnn.r50,
+    "rcnn-fpn-r50": rcnn.fpn_r50,
+    "rcnn-fpn-r50h": rcnn.fpn_r50h,
 }
 
 

@@ -55,7 +55,8 @@ def region_figure(
 
     boxes: (G, 4) x1, y1, x2, y2 in pixels of the image, ends outside. masks: (h, w) bool, or
     several by the name that stands over them: by anchors, by box, the whole map, several psi.
-    title: None = `region_finding`; at most two lines fit. `redraw` puts other masks of the same names into the figure.
+    title: None = `region_finding`; at most two lines fit. `redraw` puts other masks of the same
+    names into the figure.
     """
     image_HWC, named = pictures.checked_image(image_HWC), _named(masks)
     columns = min(columns, len(named))

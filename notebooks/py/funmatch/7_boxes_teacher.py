@@ -47,13 +47,13 @@ fabric, device = parts.fabric, parts.fabric.device
 print(f"{len(parts.labelled)} labelled stills to learn from, {len(parts.report)} to report on")
 print(f"on {runtime.device_name(device)}")
 
+
 # %% [markdown]
 # ## Pictures and boxes
 #
 # A label is a list of boxes, each with a class. Some boxes are marked *ignored* (crowds, things
 # that are like a class but are not it): to find them is no success, and no error either. The next
 # cell paints boxes onto an enlarged picture, in the colour of their class, ignored ones in grey.
-
 
 # %%
 def outlined(picture, xyxy, colours, enlarge=3):
@@ -390,6 +390,7 @@ figure.suptitle(title, x=0.01, ha="left", fontsize=11)
 figure.tight_layout()
 plt.show()
 
+
 # %% [markdown]
 # A point is the mean of up to fifty steps. Centerness stays high because its targets are not 0 or
 # 1: even the right answer $c$ costs its own entropy.
@@ -400,7 +401,6 @@ plt.show()
 # candidate when the probability $\sigma(z)$ is above 0.05; its score is $\sigma(z)\,\sigma(o)$. Of
 # candidates of one class that overlap by more than 0.5 the best one stays (*non-maximum
 # suppression*), and at most 100 boxes remain.
-
 
 # %%
 def answer(network, image):

@@ -96,6 +96,7 @@ with torch.inference_mode(), fabric.autocast():
 for stride, z in zip(told.strides, told.classification):
     print(f"stride {stride:3}: {z.shape[-2]:3} x {z.shape[-1]:3} cells, {z.shape[1]} classes")
 
+
 # %% [markdown]
 # How much does a cell look like an object to the teacher? Its largest class probability is the
 # *evidence of foreground*
@@ -103,7 +104,6 @@ for stride, z in zip(told.strides, told.classification):
 # $$w_i = \max_c\, p^t_{ic},\qquad p = \sigma(z/T) .$$
 #
 # The next cell paints numbers of cells onto the picture, the levels one over the other, added up.
-
 
 # %%
 def painted(levels, which):
@@ -129,6 +129,7 @@ share = 100 * half / len(order)
 sheet(rows, [], f"Views and evidence: {share:.1f} % of the cells hold half of it", height=1.5)
 plt.show()
 
+
 # %% [markdown]
 # A trained teacher's evidence sits on the objects, and the rest of the street is dark.
 #
@@ -137,7 +138,6 @@ plt.show()
 # Boxes and centerness were trained at cells that have an object, and nowhere else (page 7). Still
 # the teacher gives a box at *every* cell. Here are the boxes of the cells where it is surest, and
 # of cells drawn from the half where it is least sure.
-
 
 # %%
 def outlined(picture, xyxy, colours, enlarge=3):
@@ -198,6 +198,7 @@ first, *_, last = kept.values()
 axis.set_title(f"Where the teacher is surest it repeats its box to {first:.2f}, else to {last:.2f}")
 plt.show()
 
+
 # %% [markdown]
 # To copy the boxes of the background costs the student's few parameters a lot and gives nothing:
 # no box is read out there. An unweighted mean over cells would consist of them.
@@ -217,7 +218,6 @@ plt.show()
 # The scores are matched at *every* cell, because "nothing here" is an answer that was trained, and
 # one that the student has to give as well. $Z$ takes the place of the number of labelled cells.
 # The paper's own formula is not known; this one is our choice.
-
 
 # %%
 def terms(student, teacher):
@@ -242,7 +242,6 @@ def terms(student, teacher):
 # the share of the enclosing box that neither box covers; it still pulls where boxes barely touch.)
 # Four properties can be checked without any data. First: the library's losses are the sums of
 # these maps.
-
 
 # %%
 def invented(seed, shift=0.0):
@@ -380,10 +379,10 @@ for split, found in scores.items():
         rows.setdefault(f"agreement: {key}, {unit}", {})[split] = known
 pd.DataFrame(rows).T.map(lambda number: "–" if np.isnan(number) else f"{number:.3g}")
 
+
 # %% [markdown]
 # `heldout` are unlabelled frames of clips that no run learns from. For them there is no truth, so
 # only agreement can be measured: it is the honest measure of how well the *function* was copied.
-
 
 # %%
 def shade(classes, ignored):
