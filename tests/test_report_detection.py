@@ -699,7 +699,7 @@ def test_regions_stand_side_by_side_and_are_redrawn():
     assert [len(axis.patches) for axis in shown.axes] == [2, 2]
     title = shown.axes[0].get_title(loc="left")
     assert title == "by anchors: 1 of 15 cells, 6.7 %"
-    assert plain(shown.get_suptitle()) == "Cells that imitate: by anchors 1; whole map 15"
+    assert plain(shown.get_suptitle()) == "Cells that imitate: by anchors (1); whole map (15)"
     before = shown.axes[0].images[0].get_array().copy()
     regions.redraw(shown, IMAGE, {"by anchors": all_, "whole map": all_}, 8, title="ψ = 0")
     assert (shown.axes[0].images[0].get_array() != before).any()

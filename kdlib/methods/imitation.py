@@ -43,6 +43,7 @@ class Imitation(Alone):
         self.needs_teacher = bool(settings.letters)
         self.joint: nn.Module | None = None
         self.step = 0
+        self.anchors: dict[tuple[int, int], Tensor] = {}  # on the host, by the size of the images
 
     @property
     def weights(self) -> dict[str, float]:
@@ -82,9 +83,7 @@ class Imitation(Alone):
         if region is not None:
             adapted = self.joint(student.features["neck"])
             mask = region(student, views.labels)
-            terms["imitation"] = imitation.imitation_loss(
-                adapted, teacher.features["neck"].clone(), mask
-            )
+            terms["imitation"] = imitation.imitation_loss(adapted, teacher.features["neck"], mask)
         if "D" in self.settings.letters:
             terms["scores"] = imitation.vanilla(
                 student.classes,
@@ -121,8 +120,10 @@ class Imitation(Alone):
         return None
 
     def _near(self, output: AnchorOutput, targets: Targets) -> Tensor:
+        if output.size_hw not in self.anchors:  # copied once: a copy waits for the device
+            self.anchors[output.size_hw] = output.anchors.cpu()
         return imitation.imitation_mask(
-            output.anchors.cpu(),
+            self.anchors[output.size_hw],
             _boxes(targets),
             _cells(output),
             psi=self.settings.psi,

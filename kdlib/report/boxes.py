@@ -26,7 +26,7 @@ PALETTE = (  # of layouts that bring no colours: bright enough for dark streets
     (255, 160, 40),
     (0, 240, 200),
     (190, 160, 255),
-    (255, 255, 255),
+    (120, 144, 255),
     (200, 230, 120),
 )
 MISSED, EXTRA = "#FFD600", "#FF006E"  # marks of the lower line, over grey pictures

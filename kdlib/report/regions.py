@@ -107,7 +107,7 @@ def region_finding(masks: Mapping[str, np.ndarray]) -> str:
     counts = {name: int(np.asarray(mask).sum()) for name, mask in masks.items()}
     if list(counts) == [""]:
         return f"Cells that imitate: {counts['']:,}"
-    listed = [f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda kv: kv[1])]
+    listed = [f"{name} ({count:,})" for name, count in sorted(counts.items(), key=lambda kv: kv[1])]
     return f"Cells that imitate: {'; '.join(listed)}"
 
 
