@@ -6,8 +6,8 @@
 # of its head, and only near objects. This page makes the large detector. It shows KITTI's labels,
 # the network and its anchors, the three losses, the training, and the score by KITTI's own rules.
 #
-# [Function matching, page 7](../funmatch/7_boxes_teacher.ipynb) does the same for a detector without
-# anchors. Here the anchors matter: page 2 chooses the imitating cells by them.
+# [Function matching, page 7](../funmatch/7_boxes_teacher.ipynb) does the same for a detector
+# without anchors. Here the anchors matter: page 2 chooses the imitating cells by them.
 
 # %% tags=["parameters"]
 run = "imitation-kitti-teacher"
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+# %%
 from kdlib import config, detection, experiment, models, runtime
 from kdlib.data import augment, layouts, loader
 from kdlib.evaluation.feeding import to_device
@@ -57,7 +58,7 @@ print(f"on {runtime.device_name(device)}")
 # | label | here |
 # |---|---|
 # | Car, Pedestrian, Cyclist | objects that have to be found |
-# | Van, Person_sitting | ignored: to find them as a car or a pedestrian is neither right nor wrong |
+# | Van, Person_sitting | ignored: to find them as a car or a pedestrian counts nowhere |
 # | DontCare | a region in which nothing is judged, mostly far away |
 # | Truck, Tram, Misc | not there: a car that is found on a truck is an error |
 #
@@ -254,9 +255,9 @@ figure, axis = plt.subplots(figsize=(8, 2.8))
 for k, kind in enumerate(layout.CLASSES):
     axis.plot(side[kinds == k], best[kinds == k], ".", ms=4, color=COLOURS[k] / 290, label=kind)
 axis.axvline(smallest, color="#222222", lw=1, ls=":")
-axis.set(xscale="log", xlabel="square root of the box's area, pixels of the view", ylabel="best IoU")
+axis.set(xscale="log", xlabel="square root of the box's area, pixels seen", ylabel="best IoU")
 axis.legend(frameon=False, fontsize=8)
-axis.set_title(f"Mean best overlap {best.mean():.2f}; left of the dotted line no anchor is as small")
+axis.set_title(f"Mean best IoU {best.mean():.2f}; left of the dotted line no anchor is as small")
 plt.show()
 
 # %% [markdown]
@@ -416,8 +417,8 @@ axis.set_title(f"mAP {reached}: {best}")
 plt.show()
 
 # %% [markdown]
-# An en dash, or a bar that is missing, means that the reported split holds no such object. A car has
-# to be met by 0.7 of its area, so a box that looks right may still be an error.
+# An en dash means that the reported split holds no such object. A car has to be met with an IoU of
+# more than 0.7, so a box that looks right may still be an error.
 
 # %%
 chosen = parts.report[:: max(1, len(parts.report) // 4)][:4]
@@ -454,9 +455,9 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 #
 # The network is the released one. The pictures are simulated, smaller than KITTI's and far fewer,
 # and the schedule is short. Rows *Small detector*, *Small detector: losses*, *Start of students*,
-# *Data*, *Views*, *Schedule*, *Choice of the weights that are scored* and *Average precision* of the
-# [deviation ledger](../../published/feature_imitation.yaml) say what was done and why; page 4 prints
-# the whole ledger.
+# *Data*, *Views*, *Schedule*, *Choice of the weights that are scored* and *Average precision* of
+# the [deviation ledger](../../published/feature_imitation.yaml) say what was done and why; page 4
+# prints the whole ledger.
 #
 # ## Exercises
 #

@@ -24,7 +24,8 @@ from kdlib.report.records import read_records, write_record
 # %%
 root = config.repository()
 prefix = run.removesuffix("-pi-pa-ho")
-out = root / "results/structured" / scale / "summary"
+family = prefix.removeprefix("structured").strip("-")  # none: Cityscapes or its simulated stand-in
+out = root / "results/structured" / scale / "-".join(filter(None, [family, "summary"]))
 names = ("teacher", *ablation.ROWS)
 runs = {name: load_run(f"{prefix}-{name}", scale=scale, seed=seed) for name in names}
 print(f"runs {prefix}-*, results to {out.relative_to(root)}")
@@ -43,11 +44,8 @@ for cfg in runs.values():
 # %%
 records = read_records(root / "results/structured/records" / scale)
 paper = published.load(root / "published/structured_kd.yaml")
-students = {
-    "R18 (0.5)": paper.tables["ablation-half"],
-    "R18 (1.0)": paper.tables["ablation-full"],
-    "R18 (1.0), ImageNet": paper.tables["ablation-imagenet"],
-}
+tables = {"half": "R18 (0.5)", "full": "R18 (1.0)", "imagenet": "R18 (1.0), ImageNet"}
+students = {name: paper.tables[f"ablation-{key}"] for key, name in tables.items()}
 print(f"{len(records)} records; published: {len(students)} students on Cityscapes")
 
 # %% [markdown]
