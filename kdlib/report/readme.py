@@ -16,13 +16,17 @@ REAL = {  # folder of the results -> the teacher
     Path("results/funmatch/sample/camvid-summary"): "a released ESPNet as the teacher",
     Path("results/funmatch/sample/camvidown-summary"): "a teacher of our own, same 30 labels",
 }
-STRUCTURED = Path("results/structured/sample/summary")
+MORE = {  # folder of the results -> what they are of
+    Path("results/funmatch/sample/det-summary"): "Function matching with boxes",
+    Path("results/structured/sample/summary"): "Structured distillation",
+    Path("results/imitation/sample/summary"): "Feature imitation",
+}
 
 
 def block(root: Path) -> str:
     """Findings, a figure and short tables, as Markdown; links are relative to the root.
 
-    Real images and structured distillation have a part where their results are there.
+    Real images and what comes after masks have a part where their results are there.
     """
     folder = root / SUMMARY
     finding = (folder / "finding.md").read_text(encoding="utf-8").strip()
@@ -34,11 +38,12 @@ def block(root: Path) -> str:
             real = (root / place / "finding.md").read_text(encoding="utf-8").splitlines()[0]
             words = f"CamVid, 30 labels of one drive, {teacher}"
             parts.append(f"**On real images** ({words}): {real} [Table and figures]({place}).")
-    if (root / STRUCTURED / "finding.md").is_file():
-        said = (root / STRUCTURED / "finding.md").read_text(encoding="utf-8").splitlines()[0]
-        where = f"[Figures, full table, deviations]({STRUCTURED})"
-        parts.append(f"**Structured distillation on simulated video: {said}** {where}.")
-        parts.append((root / STRUCTURED / "short.md").read_text(encoding="utf-8").strip())
+    for place, what in MORE.items():
+        if (root / place / "finding.md").is_file():
+            said = (root / place / "finding.md").read_text(encoding="utf-8").splitlines()[0]
+            where = f"[Figures, full table, deviations]({place})"
+            parts.append(f"**{what}, on simulated pictures: {said}** {where}.")
+            parts.append((root / place / "short.md").read_text(encoding="utf-8").strip())
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,316 @@
+# %% [markdown]
+# # 3 · The student
+#
+# Page 2 chose the cells. Here a student of a quarter of the width learns from the labels and, in
+# these cells, from the teacher's features. The name of the run decides what it learns from, so this
+# one page makes every row of the table:
+#
+# | run | beside the labels |
+# |---|---|
+# | `imitation-kitti-baseline` | nothing: the student alone |
+# | `imitation-kitti-i` | **I**, features in the region by anchors, ψ = 0.5 |
+# | `imitation-kitti-i-psi02`, `-i-psi08` | the same with ψ = 0.2 and 0.8 |
+# | `imitation-kitti-f` | **F**, features in every cell |
+# | `imitation-kitti-g` | **G**, features in the labelled boxes |
+# | `imitation-kitti-d` | **D**, the class scores of the head |
+# | `imitation-kitti-id` | **I** and **D** |
+#
+# All rows of a seed have the same first weights, the same views and the same number of steps.
+
+# %% tags=["parameters"]
+run = "imitation-kitti-i"  # or any other row of the table above
+scale = "smoke"  # smoke | sample | gpu | paper
+seed = 0  # draws the first weights, the views and the adapter
+
+# %%
+import dataclasses
+import time
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+# %%
+from kdlib import config, detection, evaluation, experiment
+from kdlib.data import augment, layouts, loader
+from kdlib.evaluation.feeding import to_device
+from kdlib.losses import imitation
+from kdlib.methods.imitation import Imitation
+from kdlib.report.provenance import provenance
+from kdlib.report.records import write_record
+from kdlib.report.sheet import sheet
+from kdlib.runtime import generator
+
+# %%
+started = time.time()
+cfg = config.load_run(run, scale=scale, seed=seed)
+plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "figure.dpi": 90})
+settings = cfg.method.imitation
+letters = ", ".join(settings.letters) or "none"
+print(f"{cfg.title}: letters {letters}; psi {settings.psi:g}, weight {settings.weight:g}")
+parts = experiment.prepare(cfg)
+
+# %%
+layout, fabric, device = layouts.get(cfg.data.layout), parts.fabric, parts.fabric.device
+method, teacher = parts.method, parts.teacher
+if teacher is None:  # the student alone: the teacher is only looked at
+    teacher, _ = experiment.load_teacher(cfg, parts.root, fabric)
+size = sum(p.numel() for p in teacher.parameters())
+own = experiment.parameter_count(parts.network)
+print(f"{len(parts.labelled)} labelled stills, {len(parts.report)} to report on")
+print(f"student: {own:,} parameters, starts from {cfg.init or 'random weights'}")
+print(f"teacher: {size:,} parameters ({size / own:.1f} times as many), ", end="")
+print(f"mAP {100 * (teacher.score or 0):.1f} % on its sample")
+
+# %% [markdown]
+# ## Two features of one view
+#
+# Both networks see the identical view. What is compared is the *neck*, the last map before the
+# head: 768 channels of the teacher $t$, 192 of the student $s$.
+
+# %%
+pixels, labels = loader.Batches(parts.source, cfg.schedule.batch, seed)[0]
+numbers = augment.draw(len(pixels), cfg.augment, generator(seed, "preview"))
+crop = cfg.augment.crop or cfg.data.size
+labels = detection.Targets(*(part.to(device) for part in labels))
+views = augment.apply(pixels.to(device), labels, numbers, crop)
+network = parts.network.train()
+with torch.no_grad():
+    told = teacher(views.images)
+said = network(views.images)
+s, t = said.features["neck"], told.features["neck"]
+rows, columns = t.shape[-2:]
+print(f"{rows} x {columns} cells: {s.shape[1]} channels of the student, {t.shape[1]} of the teacher")
+
+# %% [markdown]
+# ## The adapter
+#
+# Vectors of 192 and of 768 numbers cannot be subtracted. A 3 × 3 convolution with ReLU brings the
+# student's to the teacher's length,
+#
+# $$f(s) = \mathrm{ReLU}(w * s + b),\qquad w\sim\mathcal N(0,\,10^{-8}),\quad b = 0 .$$
+#
+# It learns with the student, by the same optimiser, and is dropped afterwards: a finished student
+# does not hold it. Its weights start at about $10^{-4}$, so $f(s)$ starts near zero, and the
+# student's first features, which mean nothing, are not compared with anything.
+
+# %%
+# a row without features borrows the adapter of I for this section
+shown = method
+if not {*settings.letters} & {*"IFG"}:
+    shown = Imitation(dataclasses.replace(settings, letters=("I",)))
+shown.begin(fabric, seed, cfg.schedule.steps, parts.network, teacher)
+adapter = shown.joint
+f = adapter(s)
+count = sum(p.numel() for p in adapter.parameters())
+print(f"adapter: {count:,} numbers beside the student's {own:,}")
+length = {"teacher": t, "student": s, "student behind the adapter": f}
+length = {name: float(part.detach().float().square().mean().sqrt()) for name, part in length.items()}
+pd.DataFrame({"root mean square of the features": length}).T.map("{:.4g}".format)
+
+# %% [markdown]
+# The adapter has several times the student's own parameters. It learns to say, from what the student
+# sees, what the teacher sees; how much of that work the student has to do itself is not ours to say.
+#
+# ## The loss as a map
+#
+# $$\mathcal L_{\text{imit}} = \frac1{2N_p}\sum_{n,i,j} I_{nij}\sum_c
+# \bigl(f(s)_{nijc} - t_{nijc}\bigr)^2,\qquad N_p = \sum_{n,i,j} I_{nij} .$$
+#
+# The mean is over the imitating cells of the *whole batch*: pictures with more of them weigh more.
+# Channels are summed, not averaged, so the value grows with their number.
+
+
+# %%
+def cost(adapted_NCHW, teacher_NCHW):
+    """(N, h, w) half the squared distance in each cell, summed over channels."""
+    return (adapted_NCHW.float() - teacher_NCHW.float()).square().sum(1) / 2
+
+
+def region(letter, output, targets, psi=settings.psi):
+    """(N, h, w) the cells that imitate, for one of the paper's letters."""
+    cells, boxes = output.features["neck"].shape[-2:], [xyxy for xyxy, _ in targets]
+    if letter == "F":
+        return imitation.full_region(cells, len(boxes), device=device)
+    if letter == "G":
+        side = output.size_hw[0] / cells[0]
+        return imitation.box_region(boxes, cells, stride=side, rule="outward", inclusive=False)
+    anchors = output.anchors.cpu()
+    return imitation.imitation_mask(anchors, boxes, cells, psi=psi, inclusive=False)
+
+
+# %% tags=["nbval-check-output"]
+random = generator(0, "notebook")
+one, other = torch.randn(2, 2, 5, 3, 4, generator=random)
+where = torch.rand(2, 3, 4, generator=random) < 0.4
+loss = imitation.imitation_loss(one, other, where)
+assert torch.isclose(loss, cost(one, other)[where].mean())
+assert torch.isclose(imitation.imitation_loss(torch.zeros_like(other), other, where), 
+                     other.square().sum(1)[where].mean() / 2)
+nothing = torch.zeros_like(where)
+free = one.clone().requires_grad_()
+imitation.imitation_loss(free, other, nothing).backward()
+assert imitation.imitation_loss(one, other, nothing) == 0 and (free.grad == 0).all()
+print("ok: the mean of the map over the region; half of |t|^2 from a zero; 0 where none imitates")
+
+# %%
+targets = detection.objects(views.labels)
+letter = next((name for name in settings.letters if name in "IFG"), "I")
+mask = region(letter, said, targets)
+before = cost(f.detach(), t)
+value = float(before[mask].mean()) if mask.any() else 0.0
+term = imitation.imitation_loss(f, t, mask)
+assert torch.isclose(term.detach(), torch.as_tensor(value, device=device), rtol=1e-3)
+print(f"{letter}: {int(mask.sum())} of {mask.numel()} cells imitate, loss {value:.3g}")
+
+
+# %% [markdown]
+# The next cells paint cells over pictures: a cell covers 16 × 16 pixels.
+
+# %%
+def large(cells_HW, height, width, stride=16):
+    """A map of cells at the size of the picture."""
+    return cells_HW.repeat(stride, 0).repeat(stride, 1)[:height, :width]
+
+
+def painted(picture, values, top):
+    """Numbers of cells over the grey picture; pale: `top`."""
+    strength = large(values / max(top, 1e-9), *picture.shape[:2]).clip(0, 1)
+    return 0.35 * picture.mean(2, keepdims=True) + 0.65 * plt.cm.magma(strength)[..., :3]
+
+
+def lit(picture, where):
+    """The picture, dark but for the cells of a mask."""
+    inside = large(where, *picture.shape[:2])[..., None]
+    return picture * np.where(inside, 1.0, 0.35)
+
+
+# %%
+COLOURS = np.array([(255, 214, 0), (64, 196, 255), (255, 110, 190)])  # yellow, blue, pink
+
+
+def outlined(picture, xyxy, colours, enlarge=3):
+    """The picture, uint8 or 0..1, enlarged, with the outlines of boxes (G, 4)."""
+    if picture.dtype != np.uint8:
+        picture = (255 * picture).round().astype(np.uint8)
+    size = (enlarge * picture.shape[1], enlarge * picture.shape[0])
+    canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
+    for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
+        corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
+        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 2)
+    return canvas
+
+
+# %%
+few = range(min(3, len(views.images)))
+pictures = [views.images[i].permute(1, 2, 0).float().cpu().numpy() for i in few]
+boxed = [
+    outlined(pictures[i], targets[i][0].cpu().numpy(), COLOURS[targets[i][1].cpu().numpy()])
+    for i in few
+]
+masks, costs = mask.cpu().numpy(), before.cpu().numpy()
+top = float(np.quantile(costs, 0.98))
+rows_ = [boxed, [lit(pictures[i], masks[i]) for i in few]]
+rows_ += [[painted(pictures[i], costs[i], top) for i in few]]
+title = f"From above: objects, region {letter}, cost of each cell (pale: {top:.3g} and more)"
+sheet(rows_, [], title, height=1.15)
+plt.show()
+
+# %% [markdown]
+# Before training the adapted feature is near zero and the cost is half of $|t|^2$: the lowest row
+# shows how *strong* the teacher's feature is in each cell. Much of it may lie outside the region,
+# where the teacher sees houses and sky.
+
+# %%
+everywhere = {name: region(name, said, targets).cpu().numpy() for name in "IGF"}
+share = {
+    name: {
+        "cells, %": 100 * where.mean(),
+        "cost of a cell": costs[where].mean() if where.any() else 0,
+        "of the whole map's cost, %": 100 * costs[where].sum() / costs.sum(),
+    }
+    for name, where in everywhere.items()
+}
+pd.DataFrame(share).T.round(1)
+
+# %% [markdown]
+# F has to fit every cell, and by the third column most of what it fits is not near an object. The
+# paper measures $-8.9$ points for it, and gives the noise of the background as the reason.
+#
+# ## Both losses, and λ
+#
+# $$\mathcal L = \mathcal L_{\text{cls}} + \mathcal L_{\text{conf}} + \mathcal L_{\text{box}} +
+# \lambda\,\mathcal L_{\text{imit}} \;\bigl[\,+\;\lambda_D\,\mathcal L_{D}\,\bigr].$$
+#
+# The author advises to bring both losses to a similar level first. $\mathcal L_D$ is the divergence
+# of the class scores of all anchors, each weighted by the teacher's confidence in it.
+
+# %%
+terms = method.terms(views, said, told)
+factors = {name: method.weights[name] for name in terms}
+table = pd.DataFrame({"term": {name: float(term.detach()) for name, term in terms.items()}})
+table["factor"] = factors
+table["times factor"] = table["term"] * table["factor"]
+table.round(4)
+
+# %% [markdown]
+# A value says little about what a loss does. What moves the student is the gradient, here at its
+# neck, in the same batch:
+
+
+# %%
+def pull(terms, names):
+    """Length of the gradient of some terms, times their factors, at the student's neck."""
+    total = sum(factors[name] * terms[name] for name in names)
+    (gradient,) = torch.autograd.grad(total, s, retain_graph=True)
+    return float(gradient.norm())
+
+
+from_labels = [name for name in ("classification", "confidence", "box") if name in terms]
+pulls = {"labels": pull(terms, from_labels)}
+pulls |= {name: pull(terms, [name]) for name in terms if name not in from_labels}
+pd.DataFrame({"gradient at the neck": pulls}).T.map("{:.3g}".format)
+
+# %% [markdown]
+# With an adapter near zero the imitation hardly pulls at the student, however large its value: its
+# gradient has to pass the adapter's tiny weights. First the adapter learns, then the student. (The
+# head starts small as well, so the labels' pull is not large either.)
+#
+# ## Training
+#
+# The same loop as on all pages; the adapter joins the student's optimiser.
+
+# %%
+trained = experiment.fit(parts)
+print(f"{cfg.schedule.steps} steps of {cfg.schedule.batch} pictures in {trained.seconds:.0f} s")
+
+# %%
+history = pd.DataFrame(trained.history)
+history["labels"] = history[from_labels].sum(axis=1)
+extra = [name for name in ("imitation", "scores") if name in history]
+figure, axes = plt.subplots(1, 2 + len(extra), figsize=(10, 2.7), squeeze=False)
+line = {"marker": "o", "ms": 3}
+for name in from_labels:
+    axes[0, 0].plot(history["step"], history[name], label=name, **line)
+axes[0, 0].set_title("terms of the labels", fontsize=9)
+for axis, name in zip(axes[0, 1:], extra):
+    axis.plot(history["step"], history[name], color="#0072B2", **line)
+    axis.set_title(f"{name}, before its factor", fontsize=9)
+axes[0, -1].plot(history["step"], history["labels"], color="#888888", label="labels", **line)
+for name in extra:
+    axes[0, -1].plot(history["step"], history[f"{name}_weighted"], label=name, **line)
+
+# %%
+axes[0, -1].set_title("sums after the factors", fontsize=9)
+for axis in axes.flat:
+    axis.set(xlabel="step", xlim=(0, 1.05 * cfg.schedule.steps))
+    axis.set_ylim(0)
+for axis in (axes[0, 0], axes[0, -1]):
+    axis.legend(frameon=False, fontsize=8)
+first, last = history["loss"].iloc[[0, -1]]
+words = f"from {first:.2f} to {last:.2f}" if len(history) > 1 else f"{last:.2f} on average"
+figure.suptitle(f"The student's sum: {words}", x=0.01, ha="left", fontsize=11)
+figure.tight_layout()
+figure
