@@ -1,9 +1,13 @@
 """A trained network that teaches: wrapped once, so that no caller forgets what a teacher needs."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
+from kdlib.detection import DetectionOutput, Detections
 from kdlib.models.outputs import SegmentationOutput
+from kdlib.models.shuffledet import AnchorOutput
 
 
 class TeacherError(RuntimeError):
@@ -27,9 +31,15 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images_NCHW: torch.Tensor) -> SegmentationOutput:
-        """Logits for RGB images in 0..1."""
+    def forward(
+        self, images_NCHW: torch.Tensor
+    ) -> SegmentationOutput | DetectionOutput | AnchorOutput:
+        """The network's output for RGB images in 0..1."""
         return self.network(images_NCHW)
+
+    def detections(self, output: NamedTuple, size_hw: tuple[int, int]) -> list[Detections]:
+        """The boxes that an output of a detector holds."""
+        return self.network.detections(output, size_hw)
 
     def check(self, reached: float, *, slack: float = 0.005) -> None:
         """Refuse to teach when `reached` lies more than `slack` under the recorded score.

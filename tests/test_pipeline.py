@@ -276,13 +276,13 @@ def clone(tmp_path_factory):
 def test_first_repro_runs_everything(clone, stages):
     main = {name.split("@")[0] for name in stages if "evidence/" not in name}
     assert ran(clone.first) == main
-    for paper, count in (("funmatch", 6), ("structured", 5)):
+    for paper, count in (("funmatch", 12), ("structured", 5), ("imitation", 7)):
         records = list((clone.folder / f"results/{paper}/records/smoke").rglob("*.json"))
         assert len(records) == count
         for record in records:
             assert json.loads(record.read_text())["scale"] == "smoke"
-    written = ("funmatch/smoke/agreement", "funmatch/smoke/summary", "structured/smoke/summary")
-    for folder in written:
+    written = ("funmatch/smoke/agreement", "funmatch/smoke/summary", "funmatch/smoke/det-summary")
+    for folder in (*written, "structured/smoke/summary", "imitation/smoke/summary"):
         assert list((clone.folder / "results" / folder).iterdir())
     for run in ("pretrain", "teacher", "start", "supervised", "distil", "matching"):
         folder = clone.folder / f"runs/smoke/funmatch-seg-{run}/seed-0"
@@ -322,7 +322,8 @@ def test_a_docstring_elsewhere_retrains_nothing(clone, stages):
     clone.edit("kdlib/simulate/__init__.py", r'\A"""', '"""Said otherwise. ')
     assert not clone.would_run()
     clone.edit(only_tables[0], r'\A"""', '"""Said otherwise. ')
-    tables = {"funmatch-results", "funmatch-agreement", "structured-results"}
+    tables = {"funmatch-results", "funmatch-det-results", "funmatch-agreement"}
+    tables |= {"structured-results", "imitation-results"}
     assert "funmatch-results" in clone.would_run() <= tables
     subprocess.run(["git", "checkout", "-q", "."], cwd=clone.folder, check=True)
 
@@ -332,7 +333,7 @@ def test_settings_of_another_run_or_scale_retrain_nothing(clone):
     clone.edit("params.yaml", r"^    title: Teacher, supervised", "    title: Another title")
     clone.edit("params.yaml", r"^  gpu: .*", "  gpu:\n    common: {}\n  # gpu")
     clone.edit("params.yaml", r"^  # gpu\n    common:.*\n      schedule: .*", "")
-    inputs = {"funmatch-inputs", "structured-inputs"}
+    inputs = {"funmatch-inputs", "structured-inputs", "imitation-inputs"}
     assert ran(clone.dvc("repro", *inputs)) == inputs
     assert not clone.would_run()
     subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=clone.folder, check=True)

@@ -99,7 +99,7 @@ class _Pair:
         with self.fabric.autocast():
             target = self.teacher(tensor)
         self.found += found
-        taught = self.teacher.network.detections(target, tensor.shape[-2:])
+        taught = self.teacher.detections(target, tensor.shape[-2:])
         self.taught += [_on_host(one) for one in taught]
         if isinstance(output, DetectionOutput) and isinstance(target, DetectionOutput):
             evidence = matching.evidence(target).double()

@@ -153,6 +153,8 @@ axis.hist(height, edges, color="#0072B2")
 for end in (25, 40):
     axis.axvline(end, color="#222222", lw=1, ls=":")
 axis.set(xscale="log", xlabel=f"height, pixels of {stored[0]}", ylabel="objects")
+axis.set_xticks([10, 25, 40, 100], [10, 25, 40, 100])
+axis.minorticks_off()
 axis.set_title(f"{below:.0f} % of {len(height)} objects are too low for any level (left of 25)")
 plt.show()
 
@@ -251,11 +253,15 @@ wanted = torch.from_numpy(np.concatenate(wanted))
 best = detection.iou(wanted, output.anchors.cpu()).amax(1).numpy()
 side = detection.area(wanted).sqrt().numpy()
 smallest = float(detection.area(grid[0, 0]).min().sqrt())
+
+# %%
 figure, axis = plt.subplots(figsize=(8, 2.8))
 for k, kind in enumerate(layout.CLASSES):
     axis.plot(side[kinds == k], best[kinds == k], ".", ms=4, color=COLOURS[k] / 290, label=kind)
 axis.axvline(smallest, color="#222222", lw=1, ls=":")
 axis.set(xscale="log", xlabel="square root of the box's area, pixels seen", ylabel="best IoU")
+axis.set_xticks([5, 10, 20, 50, 100], [5, 10, 20, 50, 100])
+axis.minorticks_off()
 axis.legend(frameon=False, fontsize=8)
 axis.set_title(f"Mean best IoU {best.mean():.2f}; left of the dotted line no anchor is as small")
 plt.show()
@@ -421,7 +427,7 @@ plt.show()
 # more than 0.7, so a box that looks right may still be an error.
 
 # %%
-chosen = parts.report[:: max(1, len(parts.report) // 4)][:4]
+chosen = parts.report[:: max(1, len(parts.report) // 3)][:3]
 rows = [[], []]
 for sample in chosen:
     picture = layout.read_image(sample.image)
