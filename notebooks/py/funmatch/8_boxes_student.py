@@ -199,16 +199,17 @@ for shift, (name, values), colour in zip((-0.2, 0.2), overlaps.items(), ("#BBBBB
 axis.set_yticks(place, list(cuts))
 axis.invert_yaxis()
 axis.set(xlim=(0, 1), xlabel="IoU with the teacher's box of the same cell")
-axis.legend(loc="lower left", fontsize=8)
+axis.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
 first, *_, last = overlaps["the student"]
-axis.set_title(f"The student's boxes: {first:.2f} where the teacher is surest, {last:.2f} elsewhere")
+axis.set_title(f"Student and teacher share {first:.2f} of a sure box, {last:.2f} of an unsure one")
 plt.show()
 
 
 # %% [markdown]
 # The grey bars say whether the teacher repeats itself: its boxes on background are a function of
-# the picture, not noise. The blue bars say whether anything has *decided* that function. Where
-# there are objects the labels have, for both networks alike; on the rest each made up its own.
+# the picture, not noise. The blue bars say whether the labels have *decided* that function, for
+# both networks alike. Of trained networks expect the longest bar at the top. Where the bars are
+# alike, as after a few hundred steps, both networks still give boxes of a usual size everywhere.
 #
 # To copy the boxes of the background would take up the student's few parameters and give nothing:
 # no box is read out there. And an unweighted mean over cells would consist of them.

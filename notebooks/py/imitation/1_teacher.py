@@ -77,7 +77,7 @@ def outlined(picture, xyxy, colours, enlarge=3):
     canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
     for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
         corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 2)
+        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 3)
     return canvas
 
 

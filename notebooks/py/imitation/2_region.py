@@ -22,6 +22,7 @@ import torch
 from IPython.display import display
 from ipywidgets import FloatSlider, interact
 
+# %%
 from kdlib import config, detection
 from kdlib.data import layouts, loader
 from kdlib.losses import imitation
@@ -65,8 +66,8 @@ print(f"{len(boxes)} objects, {len(anchors):,} anchors on {CELLS[0]} x {CELLS[1]
 # ## The rule
 #
 # Every cell $(i,j)$ has $K$ anchors $a_{ijk}$. For a labelled box $g$ take the overlap with all of
-# them, and its best one, $M_g$. A cell imitates if, for some box, one of its anchors comes nearer to
-# the best than a share $\psi$:
+# them, and the best one, $M_g$. A cell imitates if, for some box, one of its anchors has more than
+# the share $\psi$ of that best overlap:
 #
 # $$I_{ij} = \mathbb 1\Bigl[\exists\, g,k:\ \mathrm{IoU}(a_{ijk}, g) > \psi\,M_g\Bigr],\qquad
 # M_g = \max_{i'j'k'}\mathrm{IoU}(a_{i'j'k'}, g) .$$
@@ -99,7 +100,7 @@ print("ok: the formula in loops and the library agree")
 # ## Step by step
 #
 # First the overlap of each cell's best anchor, then the cut at $\psi M$. Above for an object of
-# middling size, below for the smallest on this still.
+# middling size, below for the smallest that lies wholly on this still.
 
 # %%
 def region(boxes, psi, anchors=anchors, cells=CELLS):
@@ -108,37 +109,40 @@ def region(boxes, psi, anchors=anchors, cells=CELLS):
     return mask.numpy()
 
 
-order = detection.area(boxes).argsort()
-picked = [boxes[order[len(order) // 2]], boxes[order[0]]]
+# %%
+uncut = boxes[(boxes[:, 0] > 1) & (boxes[:, 2] < SIZE[1] - 1)]
+inner = uncut if len(uncut) else boxes
+order = detection.area(inner).argsort()
+picked = [inner[order[len(order) // 2]], inner[order[0]]]
 overlap = [detection.iou(anchors, g[None]).unflatten(0, (*CELLS, -1)).amax((2, 3)) for g in picked]
-best = [float(m.max()) for m in overlap]
-
-# %%
-figure, axes = plt.subplots(2, 2, figsize=(10, 3.9))
-for line, g, m, top in zip(axes, picked, overlap, best):
-    mask = region(g[None], psi)
+grey = 0.35 * picture.mean(2, keepdims=True) / 255
+panels = []
+for g, m in zip(picked, overlap):
+    top, mask = float(m.max()), region(g[None], psi)
     glow = plt.cm.magma(m / top)[..., :3].repeat(STRIDE, 0).repeat(STRIDE, 1)
-    grey = picture.mean(2, keepdims=True) / 255
-    line[0].imshow(0.35 * grey + 0.65 * glow)
-    line[1].imshow(regions.overlay(picture, mask, STRIDE))
     x1, y1, x2, y2 = g.numpy()
-    size = f"{x2 - x1:.0f} × {y2 - y1:.0f} pixels"
-    line[0].set_title(f"{size}: overlap of each cell, at most M = {top:.2f}", fontsize=9)
-    line[1].set_title(f"above {psi:g} M: {mask.sum()} cells", fontsize=9)
-    for axis in line:
-        axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="w", lw=1))
-        axis.set_axis_off()
+    words = f"{x2 - x1:.0f} × {y2 - y1:.0f} pixels: best overlap of each cell, up to M = {top:.2f}"
+    panels.append((g.numpy(), grey + 0.65 * glow, words))
+    words = f"above {psi:g} M: {mask.sum()} cells"
+    panels.append((g.numpy(), regions.overlay(picture, mask, STRIDE), words))
 
 # %%
-ratio = [float(region(g[None], psi).sum() * STRIDE**2 / detection.area(g[None])) for g in picked]
-words = f"The region is {ratio[0]:.1f} and {ratio[1]:.1f} times as large as its object"
+times = [float(region(g[None], psi).sum() * STRIDE**2 / detection.area(g[None])) for g in picked]
+figure, axes = plt.subplots(2, 2, figsize=(10, 4.2))
+for axis, ((x1, y1, x2, y2), shown, words) in zip(axes.flat, panels):
+    axis.imshow(shown)
+    axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec="w", lw=1))
+    axis.set_title(words, fontsize=9)
+    axis.set_axis_off()
+words = f"The region is {times[0]:.1f} and {times[1]:.1f} times as large as its object"
 figure.suptitle(words, x=0.01, ha="left", fontsize=11)
 figure.tight_layout()
-display(figure)
+plt.show()
 
 # %% [markdown]
-# The region is no box: it is where a detector would still place a good one. So it holds a rim of
-# the object's surroundings, which tell a car from a wall, and it ends where the anchors do not fit.
+# The region is no box: it is where a detector could still place a good one. It follows the anchors,
+# not the outline, so it may leave out the corners of an object and take in some of its
+# surroundings.
 #
 # ## How wide
 #
@@ -156,9 +160,9 @@ title = f"From {min(counts.values()):,} to {max(counts.values()):,} cells imitat
 regions.region_figure(picture, boxes.numpy(), masks, STRIDE, title=title)
 
 # %% [markdown]
-# Cells in blue imitate, white are the labelled boxes. With ψ = 0.8 some boxes are covered in their
-# middle only; with 0.2 neighbouring objects share one region. The last picture is not the whole map:
-# see below.
+# Cells in blue imitate, white are the labelled boxes. With ψ = 0.8 boxes are covered in their
+# middle only; with 0.2 neighbours share one region. The last picture is not the whole map: see
+# below.
 #
 # In JupyterLab ψ is a slider.
 
@@ -194,9 +198,9 @@ axis.set_title(f"A fixed threshold of 0.5 would lose {lost[0.5]:.0f} % of {len(s
 plt.show()
 
 # %% [markdown]
-# What lies below a dotted line would light no cell at a fixed threshold of 0.3, 0.5 or 0.8. These
-# are the small ones: just what a student needs help with. With a share of $M_g$ each object keeps
-# at least the cell of its best anchor.
+# What lies below a dotted line would light no cell at a fixed threshold of 0.3, 0.5 or 0.8: objects
+# that are smaller than all anchors, or of another shape. With a share of $M_g$ each object keeps at
+# least the cell of its best anchor.
 #
 # ## The limits
 #
@@ -222,19 +226,19 @@ print(f"on {(zero == 1).sum()} of {len(zero)} stills; ψ = 0.5: {100 * half.mean
 # So the paper's point at ψ = 0 in its figure is either the whole map (its text) or this region (its
 # code). Here F is a mask of its own.
 #
-# ψ = 1, or a batch without objects, leaves nothing, and the loss divides by the number of cells. The
-# released code has no guard:
+# ψ = 1, or a batch without objects, leaves nothing, and the loss divides by the number of cells.
+# The released code has no guard:
 
 # %% tags=["nbval-check-output"]
 feature = torch.ones(1, 2, 3, 4, requires_grad=True)
 nobody = torch.zeros(1, 3, 4)
 released = (nobody[:, None] * feature.square()).sum() / (2 * nobody.sum())
 (0 * released).backward()  # its warm-up: the loss times zero
-print(f"released: loss {float(released)}, gradient times zero {float(feature.grad.sum())}")
+print(f"released: loss {released.item()}, gradient times zero {float(feature.grad.sum())}")
 feature.grad = None
 ours = imitation.imitation_loss(feature, torch.zeros(1, 2, 3, 4), nobody)
 ours.backward()
-print(f"here:     loss {float(ours)}, gradient {float(feature.grad.sum())}")
+print(f"here:     loss {ours.item()}, gradient {float(feature.grad.sum())}")
 
 # %% [markdown]
 # One NaN in a gradient spoils every weight for good, and a factor of zero does not help: $0\cdot
@@ -257,15 +261,16 @@ squares = torch.cat([torch.cat([places - s / 2, places + s / 2], 1) for s in siz
 
 def cells_of(anchors, psi, inclusive=False):
     """(sizes,) mean number of cells that a square lights."""
+    shown = squares - inclusive * squares.new_tensor([0, 0, 1, 1])  # the last pixel is inside
     lit = imitation.imitation_mask(
-        anchors, list(squares[:, None]), CELLS, psi=psi, inclusive=inclusive
+        anchors, list(shown[:, None]), CELLS, psi=psi, inclusive=inclusive
     )
     return lit.sum((1, 2)).float().unflatten(0, (len(sizes), -1)).mean(1).numpy()
 
 
 # %%
-released = imitation.anchor_grid(CELLS)
-kinds = {"small detector": (anchors, False), "Faster R-CNN": (released, True)}
+faster = imitation.anchor_grid(CELLS)
+kinds = {"small detector": (anchors, False), "Faster R-CNN": (faster, True)}
 smallest = {
     name: float(detection.area(kind + kind.new_tensor([0, 0, plus, plus])).min().sqrt())
     for name, (kind, plus) in kinds.items()
@@ -283,7 +288,7 @@ for axis, (name, curves) in zip(axes, lit.items()):
         axis.plot(sizes, count, color=colour, lw=1.8, label=f"ψ = {share}")
     axis.plot(sizes, (sizes / STRIDE) ** 2, color="#222222", lw=1, ls=":", label="its own area")
     axis.axvline(smallest[name], color="#D55E00", lw=1, label="smallest anchor")
-    axis.set(xscale="log", yscale="log", xlabel="side of the object, pixels", ylim=(0.5, 1000))
+    axis.set(xscale="log", yscale="log", xlabel="side of the object, pixels", ylim=(0.5, 1872))
     axis.set_xticks([5, 16, 50, 150, 300], [5, 16, 50, 150, 300])
     few = f"{curves[0.5][0]:.0f} cells for {sizes[0]:.0f} pixels, ψ = 0.5"
     axis.set_title(f"{name}: {few}", fontsize=10)
@@ -293,9 +298,10 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Left of the red line the curves are flat: the region has stopped to depend on the object. The
-# anchors of Faster R-CNN start at about 128 pixels, so a thing of one cell lights a hundred, at any
-# ψ. Right of the line a region follows its object's size, and ψ decides how closely.
+# Far left of the red line the curves are flat: the region no longer depends on the object. The
+# anchors of Faster R-CNN start at about 128 pixels, so an object of a single cell lights a hundred,
+# and even ψ = 0.8 does not help. Right of the line regions grow with their objects, up and down
+# with the distance to the next anchor.
 #
 # ## Two sets of anchors
 #
@@ -310,24 +316,24 @@ plt.show()
 # Width and height in pixels:
 
 # %% tags=["nbval-check-output"]
-first = anchors[:9], released[:9] + torch.tensor([0, 0, 1, 1])
+first = anchors[:9], faster[:9] + torch.tensor([0, 0, 1, 1])
 sides = [[f"{x2 - x1:.0f}x{y2 - y1:.0f}" for x1, y1, x2, y2 in one.tolist()] for one in first]
 for name, row in zip(kinds, sides):
     print(f"{name:15} {' '.join(row)}")
-middle = (released[0, 0] + released[0, 2]) / 2
+middle = (faster[0, 0] + faster[0, 2]) / 2
 print(f"centres of the first column: {1248 / 79:.2f} and {float(middle):.1f}")
 
 # %%
 pixel = torch.tensor([0.0, 0, 1, 1])  # the last pixel is inside
-(other,) = imitation.imitation_mask(released, [boxes - pixel], CELLS, psi=psi)
+(other,) = imitation.imitation_mask(faster, [boxes - pixel], CELLS, psi=psi)
 pair = {"anchors of the small detector": region(boxes, psi), "of Faster R-CNN": other.numpy()}
 a, b = (int(mask.sum()) for mask in pair.values())
 title = f"The same still and ψ = {psi:g}: {a:,} or {b:,} cells, by the anchors"
 regions.region_figure(picture, boxes.numpy(), pair, STRIDE, title=title)
 
 # %% [markdown]
-# With large anchors on a street the region by anchors is hardly one: it melts into a band. A
-# comparison of methods that does not name the anchors compares these two pictures.
+# Where the two differ, the objects are smaller than the large anchors, or of another shape than
+# both sets have. Who compares methods without naming the anchors compares these two pictures.
 #
 # ## The boxes, and a rule of rounding
 #
@@ -345,13 +351,13 @@ for rule in ("released", "outward"):
     print(f"{each.sum((1, 2)).float().mean():.1f} cells on average")
 
 # %% [markdown]
-# Part of what the paper measures for G (+2.0 points, against +6.7 for I) may be this rounding. The
-# runs here use the second rule: every cell that the box touches.
+# Part of what the paper measures for G may be this rounding. The runs here use the second rule:
+# every cell that the box touches.
 #
 # ## The runs' own map
 #
 # A run on smaller pictures shrinks the anchors with them, but a cell stays 16 pixels wide. So the
-# region covers the same part of the street, in fewer and coarser cells.
+# region covers about the same part of the street, in fewer and coarser cells.
 
 # %%
 size = cfg.data.size
@@ -368,6 +374,18 @@ title = f"{size[1]} × {size[0]} pixels, {cells[1]} × {cells[0]} cells: regions
 regions.region_figure(seen, own.numpy(), masks, STRIDE, title=title)
 
 # %%
+for name, wide, count in (("the paper's map", SIZE[1], CELLS[1]), ("here", size[1], cells[1])):
+    points = wide * np.arange(1, count + 1) / (count + 1)
+    off = points - STRIDE * (np.arange(count) + 0.5)
+    print(f"{name}: anchors stand {off[0]:+.1f} to {off[-1]:+.1f} pixels off their cells' middles")
+
+# %% [markdown]
+# The anchors' points divide the picture evenly (page 1), the cells are 16 pixels each. So the
+# leftmost anchors stand right of their cells, the rightmost ones left of them, and a region lies a
+# little further out than its object: half a cell on the paper's map, up to a whole one on a coarse
+# one. That is the released formula, kept as it is.
+
+# %%
 letters = {f"I, ψ = {share:g}": [] for share in (0.2, 0.5, 0.8)} | {"G, boxes": []}
 for sample in stills:
     own = objects(sample, size)
@@ -379,9 +397,9 @@ share = {name: f"{100 * np.mean(values):.0f}" for name, values in letters.items(
 pd.DataFrame({"of the map, %": share | {"F, whole map": "100"}}).T
 
 # %% [markdown]
-# These are the shares that page 3 trains with. The closer they are to each other, the less the rows
-# of the table can differ: on a coarse map with many objects a region near them is a large part of
-# everything.
+# These are the shares of the labelled stills; page 3 trains with zoomed views of them. The closer
+# they are to each other, the less the rows of the table can differ: on a coarse map with many
+# objects a region near them is a large part of everything.
 #
 # ## Where this differs from the paper
 #

@@ -164,7 +164,7 @@ before = cost(f.detach(), t)
 value = float(before[mask].mean()) if mask.any() else 0.0
 term = imitation.imitation_loss(f, t, mask)
 assert torch.isclose(term.detach(), torch.as_tensor(value, device=device), rtol=1e-3)
-print(f"{letter}: {int(mask.sum())} of {mask.numel()} cells imitate, loss {value:.3g}")
+print(f"{letter}: {int(mask.sum())} of {mask.numel()} cells imitate, loss {value:,.1f}")
 
 
 # %% [markdown]
@@ -200,7 +200,7 @@ def outlined(picture, xyxy, colours, enlarge=3):
     canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
     for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
         corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 2)
+        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 3)
     return canvas
 
 
@@ -215,7 +215,7 @@ masks, costs = mask.cpu().numpy(), before.cpu().numpy()
 top = float(np.quantile(costs, 0.98))
 rows_ = [boxed, [lit(pictures[i], masks[i]) for i in few]]
 rows_ += [[painted(pictures[i], costs[i], top) for i in few]]
-title = f"From above: objects, region {letter}, cost of each cell (pale: {top:.3g} and more)"
+title = f"From above: objects, region {letter}, cost of each cell (pale: {top:,.0f} and more)"
 sheet(rows_, [], title, height=1.15)
 plt.show()
 
@@ -237,8 +237,9 @@ share = {
 pd.DataFrame(share).T.round(1)
 
 # %% [markdown]
-# F has to fit every cell, and by the third column most of what it fits is not near an object. The
-# paper measures $-8.9$ points for it, and gives the noise of the background as the reason.
+# F has to fit every cell, and the third column says how much of that lies near no object. In the
+# paper F costs the student more than any other letter gains; the noise of the background is named
+# as the reason.
 #
 # ## Both losses, and λ
 #
@@ -275,9 +276,9 @@ pulls |= {name: pull(terms, [name]) for name in terms if name not in from_labels
 pd.DataFrame({"gradient at the neck": pulls}).T.map("{:.3g}".format)
 
 # %% [markdown]
-# With an adapter near zero the imitation hardly pulls at the student, however large its value: its
-# gradient has to pass the adapter's tiny weights. First the adapter learns, then the student. (The
-# head starts small as well, so the labels' pull is not large either.)
+# Both pulls are short at the start: each has to pass weights of about $10^{-4}$, those of the
+# adapter or of the head. First these learn, then the student. The imitation's value is large from
+# the first step on, but most of it is the adapter's to remove.
 #
 # ## Training
 #
@@ -331,13 +332,14 @@ if method.joint is not None:
     beyond = [float(part[~masks].mean()) if (~masks).any() else 0.0 for part in (costs, after)]
     rows_ = [[lit(pictures[i], masks[i]) for i in few]]
     rows_ += [[painted(pictures[i], part[i], top) for i in few] for part in (costs, after)]
-    title = f"Region; cost before and after: {inside[0]:.3g} to {inside[1]:.3g} in its cells, "
-    sheet(rows_, [], title + f"{beyond[0]:.3g} to {beyond[1]:.3g} in the others", height=1.15)
+    title = f"Region; cost before and after: {inside[0]:,.0f} to {inside[1]:,.0f} in its cells, "
+    sheet(rows_, [], title + f"{beyond[0]:,.0f} to {beyond[1]:,.0f} in the others", height=1.15)
     plt.show()
 
 # %% [markdown]
-# What is dark now is seen as the teacher sees it. Where nothing imitates, nobody asked: if the cost
-# falls there too, the adapter has learnt something general, such as the mean feature.
+# What is dark now is seen as the teacher sees it; after the six steps of a smoke run little is.
+# Where nothing imitates, nobody asked: if the cost falls there too, the adapter has learnt
+# something general, such as the mean feature.
 #
 # ## What came of it
 
@@ -350,8 +352,8 @@ taught = evaluation.evaluate(
 percent = lambda value: "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"  # noqa: E731
 table = {
     "mAP, %": (taught["map"], val["map"]),
-    "agreement: mAP with the teacher's boxes as truth, %": (1.0, val["agreement"]["map"]),
-    "the same at IoU 0.5, %": (1.0, val["agreement"]["map_50"]),
+    "agreement: mAP with the teacher's boxes as truth, %": (None, val["agreement"]["map"]),
+    "the same at IoU 0.5, %": (None, val["agreement"]["map_50"]),
 }
 pd.DataFrame(table, ["teacher", "student"], dtype=float).T.map(percent)
 
