@@ -352,8 +352,8 @@ taught = evaluation.evaluate(
 percent = lambda value: "–" if value is None or np.isnan(value) else f"{100 * value:.1f}"  # noqa: E731
 table = {
     "mAP, %": (taught["map"], val["map"]),
-    "agreement: mAP with the teacher's boxes as truth, %": (None, val["agreement"]["map"]),
-    "the same at IoU 0.5, %": (None, val["agreement"]["map_50"]),
+    "agreement with the teacher: mAP, %": (None, val["agreement"]["map"]),
+    "agreement: mAP at IoU 0.5, %": (None, val["agreement"]["map_50"]),
 }
 pd.DataFrame(table, ["teacher", "student"], dtype=float).T.map(percent)
 
@@ -376,9 +376,9 @@ plt.show()
 
 
 # %% [markdown]
-# A student can hardly gain more than the grey bars are ahead. A missing pair has no such object in
-# the reported split. One row by itself says nothing about imitation: page 4 compares them, seed by
-# seed.
+# Agreement takes the teacher's boxes of score 0.3 and up for the truth. A student can hardly gain
+# more than the grey bars are ahead; a missing pair has no such object in the reported split. One
+# row by itself says nothing about imitation: page 4 compares them, seed by seed.
 
 # %%
 def found(network, image):

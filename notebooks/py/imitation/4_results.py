@@ -27,7 +27,7 @@ from kdlib.report.records import read_records, write_record
 root = config.repository()
 prefix = run.rsplit("-", 1)[0]
 out = root / "results/imitation" / scale / "summary"
-names = ("teacher", *imitation.ROWS, "i-psi02", "i-psi08")
+names = ("teacher", *imitation.ROWS)
 runs = {name: load_run(f"{prefix}-{name}", scale=scale, seed=seed) for name in names}
 print(f"runs {prefix}-*, results to {out.relative_to(root)}")
 
