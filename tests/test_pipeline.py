@@ -276,7 +276,7 @@ def clone(tmp_path_factory):
 def test_first_repro_runs_everything(clone, stages):
     main = {name.split("@")[0] for name in stages if "evidence/" not in name}
     assert ran(clone.first) == main
-    for paper, count in (("funmatch", 12), ("structured", 5), ("imitation", 7)):
+    for paper, count in (("funmatch", 12), ("structured", 5), ("imitation", 8)):
         records = list((clone.folder / f"results/{paper}/records/smoke").rglob("*.json"))
         assert len(records) == count
         for record in records:
