@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import distributed
 
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
@@ -40,7 +41,7 @@ class DistilBoxes(Alone):
     """Match the teacher's scores at every cell of the labelled images, its boxes where it sees any.
 
     No labels, no threshold and no non-maximum suppression: see `kdlib.losses.matching.fcos`. Cells
-    on padding are left out.
+    on padding are left out. In a process group the teacher's evidence is that of the whole batch.
     """
 
     temperature: float = 1.0
@@ -54,7 +55,10 @@ class DistilBoxes(Alone):
     ) -> dict[str, torch.Tensor]:
         sizes = [level.shape[-2:] for level in student.classification]
         valid = tuple(at_stride(views.valid, size) for size in sizes)
-        return matching.fcos(student, teacher, temperature=self.temperature, valid=valid)
+        options = {"temperature": self.temperature, "valid": valid}
+        if distributed.is_initialized():
+            options["normaliser"] = _share(matching.evidence(teacher, **options))
+        return matching.fcos(student, teacher, **options)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,13 @@ class FunctionMatchingBoxes(DistilBoxes):
 
     def prepare(self, views: Views, generator: torch.Generator) -> Views:
         return blended(views, generator) if self.mixup else views
+
+
+def _share(evidence: torch.Tensor) -> torch.Tensor:
+    """What each process divides by, so that the mean over processes is the whole batch's loss."""
+    total = evidence.detach().clone()
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
 
 
 def labelled_terms(

@@ -1,0 +1,128 @@
+"""Boxes in a process group: two processes against one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_training as toy
+import torch
+
+from kdlib import checkpoint, config, methods, runtime, training
+from kdlib.detection import Boxes
+from kdlib.models.fcos import FCOS
+from kdlib.models.shuffledet import ShuffleDet
+from kdlib.teacher import Teacher
+
+SIZE = (64, 96)
+PIXELS = np.random.default_rng(0).integers(0, 255, (8, *SIZE, 3), np.uint8)
+
+
+class Pictures:
+    """Noise with one box each, of unequal size, so that processes see unequal evidence."""
+
+    def __len__(self):
+        return len(PIXELS)
+
+    def read(self, index):
+        box = np.array([[8, 8, 16 + 6 * index, 16 + 5 * index]], np.float32)
+        return PIXELS[index], Boxes(box, np.array([index % 3]), np.zeros(1, bool), np.zeros(1, int))
+
+
+def fcos(width: int) -> FCOS:
+    """With group norm, so that no number depends on the processes."""
+    shape = {"blocks": [1, 1, 1], "width": width, "norm": "group", "levels": (3, 4, 5)}
+    return FCOS(3, channels=8, head_convs=1, **shape)
+
+
+def train_one(folder: Path, name: str) -> None:
+    """A few steps of a method; weights of student and method in a file of this process."""
+    if name == "matching":
+        settings, lr, optimiser = config.Method("matching"), 1e-2, "sgd"
+        build = {"student": lambda: fcos(8), "teacher": lambda: fcos(16)}
+    else:
+        block = config.Imitation(letters=("I",), weight=1e-4)
+        settings, lr, optimiser = config.Method("imitation", imitation=block), 1e-3, "adamw"
+        build = {
+            "student": lambda: ShuffleDet(3, width=0.25, anchor_scale=0.1),
+            "teacher": lambda: ShuffleDet(3, width=0.5, anchor_scale=0.1),
+        }
+    made = {}
+    for number, (role, network) in enumerate(build.items()):
+        torch.manual_seed(number)
+        made[role] = network()
+    run = config.Run(
+        name="toy",
+        scale="smoke",
+        seed=0,
+        data=config.Data("kitti", "nowhere", SIZE, config.Subset("train"), config.Subset("val")),
+        method=settings,
+        schedule=config.Schedule(steps=4, batch=4, lr=lr, optimiser=optimiser, workers=0),
+    )
+    method = methods.build(settings, None, 3, "detection")
+    fabric = runtime.fabric("float32")
+    done = training.train(
+        run,
+        made["student"],
+        method,
+        Pictures(),
+        fabric=fabric,
+        resume=folder / "resume",
+        teacher=Teacher(made["teacher"], name="toy", score=0.0),
+    )
+    own = {key: value.clone() for key, value in method.state().items()}
+    notes = {"history": done.history}
+    checkpoint.save(folder / f"{name}-{fabric.global_rank}.safetensors", done.weights | own, notes)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import torch
+import test_boxes_processes as tests
+torch.set_num_threads(1)
+for name in ("matching", "imitation"):
+    tests.train_one(Path({folder!r}), name)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folders of the same runs, made by two processes and by one."""
+    two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
+    here = Path(__file__).parent
+    script = two / "script.py"
+    script.write_text(SCRIPT.format(paths=[str(here.parent), str(here)], folder=str(two)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(toy.free_port()), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    train_one(one, "matching")
+    return two, one
+
+
+def test_two_processes_match_a_teacher_like_one(trained):
+    """The teacher's evidence is shared, although the processes see unequal amounts of it."""
+    two, notes = checkpoint.load(trained[0] / "matching-0.safetensors")
+    one, alone = checkpoint.load(trained[1] / "matching-0.safetensors")
+    torch.manual_seed(0)
+    before = fcos(8).state_dict()
+    moved = max(float((one[key] - before[key]).abs().max()) for key in one)
+    assert moved > 1e-4
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-3 * moved, msg=key)
+    for row, other in zip(notes["history"], alone["history"], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_two_processes_have_one_adapter(trained):
+    mine, theirs = (
+        checkpoint.load(trained[0] / f"imitation-{rank}.safetensors")[0] for rank in (0, 1)
+    )
+    assert mine["adapter.0.weight"].abs().max() > 2.1e-4  # it has left its first values
+    for key in ("adapter.0.weight", "adapter.0.bias", "head.weight"):
+        assert torch.equal(mine[key], theirs[key]), key
