@@ -18,6 +18,7 @@ from kdlib.teacher import Teacher
 
 SIZE = (64, 96)
 PIXELS = np.random.default_rng(0).integers(0, 255, (8, *SIZE, 3), np.uint8)
+PIXELS[:3] //= 16  # dark ones, of which the teacher makes something else
 
 
 class Pictures:
@@ -53,6 +54,9 @@ def train_one(folder: Path, name: str) -> None:
     for number, (role, network) in enumerate(build.items()):
         torch.manual_seed(number)
         made[role] = network()
+    if name == "matching":  # a teacher whose evidence depends on the picture
+        with torch.no_grad():
+            made["teacher"].head.classes.weight.mul_(2000)
     run = config.Run(
         name="toy",
         scale="smoke",
