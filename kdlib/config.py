@@ -206,11 +206,12 @@ class Run:
             settings.pop(key)
         for key in ("workers", "save_every_s"):
             (settings["schedule"] or {}).pop(key, None)
-        # The block of another method or of another kind of network changes nothing here.
+        # The block of another method or of another kind of network changes nothing here, and so
+        # does an option that a network of this kind got later and that this run leaves alone.
         method, model = settings["method"] or {}, settings["model"] or {}
         settings["method"] = {k: v for k, v in method.items() if v is not None} or None
-        if model and model["detector"] is None:
-            model.pop("detector")
+        if detector := model.pop("detector", None):
+            model["detector"] = {k: v for k, v in detector.items() if v is not None}
         return settings
 
     def settings_hash(self) -> str:
