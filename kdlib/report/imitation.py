@@ -271,7 +271,7 @@ def psi_finding(points: pd.DataFrame) -> str:
     if arms.compare(by_psi[best], baseline) < 1:
         most = f"best ψ = {best:g}, {spread_text(lead)} points"
         return f"No ψ is clearly above the student alone: {most}{tail}"
-    clear = arms.compare(by_psi[best], by_psi[second]) == 1
+    clear = len(lead) > 1 and arms.compare(by_psi[best], by_psi[second]) == 1
     text = f"ψ = {best:g} is best with {spread_text(lead)} points over the student"
     return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{tail}"
 
