@@ -6,8 +6,14 @@ The functions here take the name of a layout and hand over to the task that it b
 from types import ModuleType
 from typing import Any
 
+from lightning.fabric import Fabric
+from torch import nn
+
+from kdlib import progress
 from kdlib.data import layouts
+from kdlib.data.loader import Source
 from kdlib.evaluation import detection, segmentation
+from kdlib.evaluation.feeding import chunks, spread
 from kdlib.evaluation.segmentation import class_counts, predict, summary
 
 __all__ = [
@@ -24,16 +30,28 @@ __all__ = [
 TASKS = {"segmentation": segmentation, "detection": detection}
 
 
-def evaluate(network: Any, layout: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+def evaluate(network: nn.Module, layout: str, *arguments: Any, **options: Any) -> dict[str, Any]:
     """Scores on labelled stills; see `evaluate` of the task's module."""
     return _task(layout).evaluate(network, layout, *arguments, **options)
 
 
 def agreement_on(
-    network: Any, teacher: Any, source: Any, layout: str, **options: Any
+    network: nn.Module,
+    teacher: nn.Module,
+    source: Source,
+    layout: str,
+    *,
+    fabric: Fabric,
+    count: int,
+    batch: int = 8,
+    title: str = "agreement",
 ) -> dict[str, float]:
-    """Agreement with a teacher on unlabelled images; see `agreement_on` of the task's module."""
-    return _task(layout).agreement_on(network, teacher, source, layout, **options)
+    """Agreement on `count` unlabelled images, spread evenly over the source, at the view's size."""
+    pair = _task(layout).Pair(network, teacher, layouts.get(layout), fabric)
+    places = spread(count, len(source))
+    for some in progress.bar(list(chunks(places, batch)), title=title):
+        pair.compare([source.read(place)[0] for place in some])
+    return pair.agreement()["agreement"]
 
 
 def headline(layout: str) -> str:

@@ -4,6 +4,7 @@ The distance that trains is the distance that is reported: agreement uses `losse
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,15 +14,14 @@ from torch import nn
 from kdlib import progress
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
-from kdlib.data.loader import Source, resize
-from kdlib.detection import DetectionOutput, Detections
-from kdlib.evaluation.feeding import chunks, spread, to_device
+from kdlib.data.loader import resize
+from kdlib.detection import Boxes, DetectionOutput, Detections
+from kdlib.evaluation.feeding import chunks, to_device
 from kdlib.losses import matching
 from kdlib.metrics import detection as metrics
 
 HEADLINE = "map"
 TAUGHT = 0.3  # score from which a teacher's detection counts as truth, where agreement is measured
-MEASURES = {"coco": metrics.coco_map, "voc": metrics.voc_ap, "kitti": metrics.kitti_ap}
 
 
 def evaluate(
@@ -40,10 +40,11 @@ def evaluate(
     Images are resized to `size_hw` for the network, its boxes back to the still's size.
 
     Returns fractions: map, ap per class (None where the class does not occur) and what else the
-    rule reports; and agreement with `teacher` where one is given.
+    rule reports, such as BDD100K's mean without its very rare *train*; and agreement with `teacher`
+    where one is given.
     """
     reader = layouts.get(layout)
-    pair = _Pair(network, teacher, reader.CLASSES, fabric)
+    pair = Pair(network, teacher, reader, fabric)
     found, truth = [], []
     for some in progress.bar(list(chunks(samples, batch)), title=title):
         stored = [reader.read_image(sample.image) for sample in some]
@@ -51,36 +52,28 @@ def evaluate(
         sizes = [image.shape[:2] for image in stored]
         found += [_scaled(one, size_hw, size) for one, size in zip(seen, sizes, strict=True)]
         truth += [reader.read_boxes(sample) for sample in some]
-    return MEASURES[reader.METRIC](found, truth, reader.CLASSES) | pair.agreement()
+    return _measured(found, truth, reader) | pair.agreement()
 
 
-def agreement_on(
-    network: nn.Module,
-    teacher: nn.Module,
-    source: Source,
-    layout: str,
-    *,
-    fabric: Fabric,
-    count: int,
-    batch: int = 8,
-    title: str = "agreement",
-) -> dict[str, float]:
-    """Agreement on `count` unlabelled images, spread evenly over the source, at the view's size."""
-    pair = _Pair(network, teacher, layouts.get(layout).CLASSES, fabric)
-    places = spread(count, len(source))
-    for some in progress.bar(list(chunks(places, batch)), title=title):
-        pair.compare([source.read(place)[0] for place in some])
-    return pair.agreement()["agreement"]
+def _measured(
+    found: Sequence[Detections], truth: Sequence[Boxes], reader: ModuleType
+) -> dict[str, Any]:
+    """The scores of the layout's official rule."""
+    if reader.METRIC == "coco":
+        left_out = getattr(reader, "RARE", ())
+        return metrics.coco_map(found, truth, reader.CLASSES, leave_out=left_out)
+    rule = metrics.voc_ap if reader.METRIC == "voc" else metrics.kitti_ap
+    return rule(found, truth, reader.CLASSES)
 
 
-class _Pair:
+class Pair:
     """Runs a detector, and its teacher if there is one, and gathers what each finds."""
 
     def __init__(
-        self, network: nn.Module, teacher: nn.Module | None, classes: Sequence[str], fabric: Fabric
+        self, network: nn.Module, teacher: nn.Module | None, reader: ModuleType, fabric: Fabric
     ):
         self.network, self.teacher, self.fabric = network.eval(), teacher, fabric
-        self.classes = classes
+        self.classes = reader.CLASSES
         self.found: list[Detections] = []
         self.taught: list[Detections] = []
         # Distances between dense answers: sums over batches, and what to divide them by.

@@ -15,7 +15,7 @@ from kdlib import progress, views
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import Source, resize
-from kdlib.evaluation.feeding import chunks, spread, to_device
+from kdlib.evaluation.feeding import chunks, to_device
 from kdlib.losses import matching
 from kdlib.metrics import segmentation as metrics
 from kdlib.resize import bilinear, to_grid
@@ -49,7 +49,7 @@ def evaluate(
     reader = layouts.get(layout)
     classes = len(reader.CLASSES)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=fabric.device)
-    pair = _Pair(network, teacher, classes, fabric)
+    pair = Pair(network, teacher, reader, fabric)
     for some in progress.bar(list(chunks(samples, batch)), title=title):
         images = [resize(reader.read_image(sample.image), size_hw) for sample in some]
         labels = [torch.from_numpy(reader.read_label(sample.label)) for sample in some]
@@ -62,26 +62,6 @@ def evaluate(
             truth = label.to(fabric.device).long()
             confusion += metrics.confusion_matrix(prediction, truth, classes, ignore_index=255)
     return summary(confusion.cpu(), reader) | pair.agreement()
-
-
-def agreement_on(
-    network: nn.Module,
-    teacher: nn.Module,
-    source: Source,
-    layout: str,
-    *,
-    fabric: Fabric,
-    count: int,
-    batch: int = 8,
-    title: str = "agreement",
-) -> dict[str, float]:
-    """Agreement on `count` unlabelled images, spread evenly over the source, at the view's size."""
-    pair = _Pair(network, teacher, len(layouts.get(layout).CLASSES), fabric)
-    places = spread(count, len(source))
-    for some in progress.bar(list(chunks(places, batch)), title=title):
-        images = [source.read(place)[0] for place in some]
-        pair.compare(images, [image.shape[:2] for image in images])
-    return pair.agreement()["agreement"]
 
 
 def class_counts(source: Source, classes: int) -> torch.Tensor:
@@ -121,20 +101,28 @@ def summary(confusion: torch.Tensor, reader: ModuleType) -> dict[str, Any]:
     return scores
 
 
-class _Pair:
+class Pair:
     """Runs a network, and its teacher if there is one, and sums up where they agree."""
 
-    def __init__(self, network: nn.Module, teacher: nn.Module | None, classes: int, fabric: Fabric):
+    def __init__(
+        self, network: nn.Module, teacher: nn.Module | None, reader: ModuleType, fabric: Fabric
+    ):
         self.network, self.teacher, self.fabric = network.eval(), teacher, fabric
-        self.classes = classes
+        self.classes = classes = len(reader.CLASSES)
         # Rows = the teacher's argmax; KL in nats, mean over pixels, summed over images.
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=fabric.device)
         self.kl = torch.zeros((), dtype=torch.float64, device=fabric.device)
         self.images = 0
 
     @torch.inference_mode()
-    def compare(self, images: list[Any], sizes: list[tuple[int, int]]) -> torch.Tensor:
-        """Logits (N, C, h, w) of the network; agreement is counted at `sizes`, KL at the logits."""
+    def compare(
+        self, images: list[Any], sizes: list[tuple[int, int]] | None = None
+    ) -> torch.Tensor:
+        """Logits (N, C, h, w) of the network.
+
+        Agreement is counted at `sizes` (None: those of the images), KL at the logits.
+        """
+        sizes = [image.shape[:2] for image in images] if sizes is None else sizes
         tensor = to_device(images, self.fabric)
         with self.fabric.autocast():
             logits = self.network(tensor).logits

@@ -5,7 +5,8 @@ Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, 
 ``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``. By ``TASK`` it adds
 
 - "segmentation": ``read_label``;
-- "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti".
+- "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti"; and
+  perhaps ``RARE``, classes that a second mean leaves out.
 """
 
 from types import ModuleType

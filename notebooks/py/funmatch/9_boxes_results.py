@@ -200,7 +200,7 @@ saved = {"headline": headline, "classes": classes}
 if grid is not None and not cfg.data.root.startswith("external/"):
     saved["pictures"] = grid
 for name, figure in saved.items():
-    look.save(figure, out / f"{name}.png")
+    look.save(figure, out / f"{name}.png", dpi=96 if figure is grid else 144)
 text = sentences.finding(found) + ".\n\n" + notes.validity(found) + "\n"
 files.write(out / "finding.md", text.encode())
 print("\n".join(sorted(path.name for path in out.iterdir())))
