@@ -1,14 +1,11 @@
 """Boxes in a process group: two processes against one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import test_training as toy
 import torch
+from processes import in_two
 
 from kdlib import checkpoint, config, methods, runtime, training
 from kdlib.detection import Boxes
@@ -81,30 +78,17 @@ def train_one(folder: Path, name: str) -> None:
     checkpoint.save(folder / f"{name}-{fabric.global_rank}.safetensors", done.weights | own, notes)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-import test_boxes_processes as tests
-torch.set_num_threads(1)
-for name in ("matching", "imitation"):
-    tests.train_one(Path({folder!r}), name)
-"""
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folders of the same runs, made by two processes and by one."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    here = Path(__file__).parent
-    script = two / "script.py"
-    script.write_text(SCRIPT.format(paths=[str(here.parent), str(here)], folder=str(two)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(toy.free_port()), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    body = f"""
+    from pathlib import Path
+    import test_boxes_processes as tests
+    for name in ("matching", "imitation"):
+        tests.train_one(Path({str(two)!r}), name)
+    """
+    in_two(two, body)
     train_one(one, "matching")
     return two, one
 

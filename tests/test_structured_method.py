@@ -3,15 +3,13 @@
 Two processes train like one: student and critic alike.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import test_training as toy
 import torch
+from processes import in_two
 from torch import nn
 
 from kdlib import checkpoint, config, methods, runtime, training
@@ -219,30 +217,17 @@ def train_one(folder: Path, weights: str) -> None:
     checkpoint.save(folder / name, done.weights | trained.state(), notes)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import torch
-import test_structured_method as tests
-torch.set_num_threads(1)
-for weights in ("paper", "journal-script"):
-    tests.train_one(Path({folder!r}), weights)
-"""
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folders of the same two runs, made by two processes and by one."""
     two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
-    here = Path(__file__).parent
-    script = two / "script.py"
-    script.write_text(SCRIPT.format(paths=[str(here.parent), str(here)], folder=str(two)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(toy.free_port()), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    body = f"""
+    from pathlib import Path
+    import test_structured_method as tests
+    for weights in ("paper", "journal-script"):
+        tests.train_one(Path({str(two)!r}), weights)
+    """
+    in_two(two, body)
     for weights in ("paper", "journal-script"):
         train_one(one, weights)
     return two, one

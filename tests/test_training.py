@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import in_two
 
 from kdlib import checkpoint, config, methods, models, resuming, runtime, training
 from kdlib.teacher import Teacher
@@ -403,34 +403,21 @@ def test_the_resume_folder_changes_with_what_it_is_made_from():
     assert resuming.folder_of(make_run(workers=3), Path("."), "data") in folders
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 def test_two_processes_train_like_one(tmp_path):
     body = f"""
+    import os
     import pathlib
-    from kdlib import checkpoint
+    import test_training as toy
+    from kdlib import checkpoint, training
+    training.LOG_EVERY = toy.LOG_EVERY
     folder = pathlib.Path({str(tmp_path)!r})
     student = toy.network(norm="group", dropout=0.0)
     done = toy.train(folder / "resume", toy.make_run("distil", steps=6), student=student)
-    if int(__import__("os").environ["RANK"]) == 0:
+    if os.environ["RANK"] == "0":
         notes = {{"history": done.history, "samples": done.samples}}
         checkpoint.save(folder / "two.safetensors", done.weights, notes)
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, script(tmp_path, body)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    in_two(tmp_path, body)
     weights, notes = checkpoint.load(tmp_path / "two.safetensors")
     run = make_run("distil", steps=6)
     one = train(tmp_path / "one", run, student=network(norm="group", dropout=0.0))
