@@ -80,6 +80,19 @@ class Detector:
     box_unit: Literal["pixel", "stride"] | None = None  # of the exponential of the distances
     anchor_scale: float | None = None  # of anchors made for another size of image
     width: float | None = None  # of shuffledet, factor of the channels: 1 teacher, 0.5, 0.25
+    # Of the rcnn networks, see kdlib.models.rcnn; pairs are (training, evaluation).
+    pyramid_channels: int | None = None
+    head_channels: int | None = None  # of fc6 and fc7
+    rpn_channels: int | None = None
+    dropout: float | None = None  # behind fc6 and fc7 of VGG
+    frozen: Literal["lower", "released", "none"] | None = None  # layers that are not trained
+    frozen_norm: bool | None = None  # batch norms keep their statistics
+    scales: tuple[float, ...] | None = None  # of the anchors, multiples of the stride
+    inside_only: bool | None = None  # proposals learn on anchors inside the image only
+    rpn_batch: int | None = None  # anchors drawn per image
+    roi_batch: int | None = None  # regions drawn per image
+    proposals: tuple[int, int] | None = None  # regions per image
+    proposals_before_nms: tuple[int, int] | None = None  # anchors per level
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,14 @@ class Model:
     architecture: str
     depth: int | None = None  # ResNet 18, 34, 50, 101
     blocks: tuple[int, ...] | None = None  # residual blocks per stage, instead of a depth
-    width: int | None = None  # channels of the first stage; torchvision's are 64
+    width: int | None = None  # channels of the first stage; a ResNet's are 64, an ERFNet's 16
     output_stride: int | None = None
     stem: Literal["imagenet", "small"] | None = None
     norm: Literal["batch", "group"] | None = None
     aux: bool | None = None  # auxiliary head
     shrink: int | None = None  # average this many pixels a side of the input first
+    lanes: int | None = None  # lanes whose existence a head of its own tells
+    context_width: int | None = None  # channels of context-resnet's context module
     detector: Detector | None = None  # of a network that finds boxes
 
 
@@ -119,26 +134,47 @@ class Imitation:
     psi: float = 0.5  # share of the best overlap that an anchor of I must exceed
     warmup: int = 0  # steps without imitation; released: 400, at an earlier time 200
     scores_weight: float = 1.0  # of D
+    # Of a pyramid, which boxes are whose: None = "area", see kdlib.methods.imitation.
+    assign: Literal["area", "anchors", "every"] | None = None
 
     def __post_init__(self):
         if len({*self.letters} & {*"IFG"}) > 1:
             raise ConfigError(f"method.imitation.letters: one of I, F, G at most: {self.letters}")
+        if self.assign == "anchors" and "G" in self.letters:
+            raise ConfigError("method.imitation.assign: G takes no anchors: area or every")
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """Inter-region affinity distillation and its baselines: what joins the labels' losses."""
+
+    terms: tuple[Literal["affinity", "attention", "soft-targets"], ...]
+    levels: tuple[Literal["middle", "high"], ...] = ("middle", "high")  # of affinity, attention
+    affinity_weight: float = 0.1
+    attention_weight: float = 0.1
+    soft_weight: float = 1.0  # not published
+    temperature: float = 4.0  # of the soft targets; not published
+    kernel: int = 5  # pixels a side by which a class's mask is widened
+    skewness: Literal["variance", "std"] = "variance"  # its divisor: as printed, or the textbook's
+    nodes: Literal["all", "present", "foreground"] = "all"
 
 
 @dataclass(frozen=True)
 class Method:
     """What the student learns from."""
 
-    name: Literal["supervised", "distil", "matching", "structured", "imitation"]
+    name: Literal["supervised", "distil", "matching", "structured", "imitation", "affinity"]
     temperature: float = 1.0
     mixup: bool = False  # matching: blend each image with its neighbour in the batch
     label_weight: float = 0.0  # distil: weight of the cross entropy with the labels
-    class_weights: Literal["none", "inverse-sqrt"] = "none"  # of the labelled images' frequencies
+    # Of the cross entropy: by the labelled images' frequencies, or as published for the data set.
+    class_weights: Literal["none", "inverse-sqrt", "published"] = "none"
     structured: Structured | None = None
     imitation: Imitation | None = None
+    affinity: Affinity | None = None
 
     def __post_init__(self):
-        for name in ("structured", "imitation"):
+        for name in ("structured", "imitation", "affinity"):
             block = getattr(self, name)
             if (self.name == name) != (block is not None):
                 raise ConfigError(
@@ -210,8 +246,13 @@ class Run:
         # does an option that a network of this kind got later and that this run leaves alone.
         method, model = settings["method"] or {}, settings["model"] or {}
         settings["method"] = {k: v for k, v in method.items() if v is not None} or None
+        if imitation := method.get("imitation"):
+            settings["method"]["imitation"] = {k: v for k, v in imitation.items() if v is not None}
         if detector := model.pop("detector", None):
             model["detector"] = {k: v for k, v in detector.items() if v is not None}
+        for key in ("lanes", "context_width"):
+            if model.get(key) is None:
+                model.pop(key, None)
         return settings
 
     def settings_hash(self) -> str:

@@ -306,9 +306,14 @@ def _check_report(run: Run, root: Path, report: list[Sample]) -> None:
 def _class_weights(run: Run, labels: loader.Source) -> torch.Tensor | None:
     if run.method.class_weights == "none":
         return None
-    if layouts.get(run.data.layout).TASK != "segmentation":
+    reader = layouts.get(run.data.layout)
+    if reader.TASK == "detection":
         raise config.ConfigError("method.class_weights: only for masks, not for boxes")
-    classes = len(layouts.get(run.data.layout).CLASSES)
+    if run.method.class_weights == "published":
+        if not hasattr(reader, "CLASS_WEIGHTS"):
+            raise config.ConfigError(f"method.class_weights: none published for {run.data.layout}")
+        return torch.tensor(reader.CLASS_WEIGHTS)
+    classes = len(reader.CLASSES)
     return methods.inverse_sqrt_weights(evaluation.class_counts(labels, classes))
 
 

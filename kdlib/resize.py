@@ -48,7 +48,7 @@ def _cells(size_in: int, bins: int) -> Tensor:
     return cells
 
 
-def _cached(make: Callable[P, T]) -> Callable[P, T]:
+def cached(make: Callable[P, T]) -> Callable[P, T]:
     """Keep the matrices of the last sizes, as tensors that may serve training as well."""
 
     def ordinary(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -65,12 +65,12 @@ def _cached(make: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-@_cached
+@cached
 def _axis_matrix(size_in: int, size_out: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return _interpolation(size_in, size_out).to(device, dtype)
 
 
-@_cached
+@cached
 def _plane_matrix(
     size_in: tuple[int, int], size_out: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -80,7 +80,7 @@ def _plane_matrix(
     return torch.kron(rows, columns).to(device, dtype)
 
 
-@_cached
+@cached
 def _pool_matrices(
     size: tuple[int, int], bins: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:

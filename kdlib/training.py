@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from dvclive import Live
@@ -102,7 +103,7 @@ def train(
         views = _views(next(feed), run, method, step, fabric)
         with torch.inference_mode(), fabric.autocast():
             target = teacher(views.images) if teacher is not None else None
-        output = module(views.images)
+        output = _answer(module, student, views)
         terms = method.terms(views, output, target)
         loss = sum(method.weights[name] * term for name, term in terms.items())
         for group in optimizer.param_groups:
@@ -190,6 +191,13 @@ def _views(
         labels = None
     view = run.augment.crop or run.data.size
     return method.prepare(augment.apply(images, labels, numbers, view), random)
+
+
+def _answer(module: nn.Module, student: nn.Module, views: augment.Views) -> NamedTuple:
+    """The student's output; a network that samples its own training boxes is shown the labels."""
+    if getattr(student, "wants_targets", False):
+        return module(views.images, views.labels)
+    return module(views.images)
 
 
 def _row(

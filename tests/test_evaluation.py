@@ -126,7 +126,9 @@ class Pictures:
 def test_agreement_counts_and_measures_as_training_does(fabric):
     student, teacher = Reader({POLE: ROAD, ROAD: POLE}), Reader(sharpness=7.0).eval()
     source = Pictures()
-    found = evaluation.agreement_on(student, teacher, source, "bdd100k", fabric=fabric, count=3, batch=2)
+    found = evaluation.agreement_on(
+        student, teacher, source, "bdd100k", fabric=fabric, count=3, batch=2
+    )
     assert source.seen == [0, 2, 4]
     # both read sidewalk alike; the student swaps the upper half's two classes
     assert found["pixel"] == pytest.approx(0.5)

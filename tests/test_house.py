@@ -63,7 +63,7 @@ def test_rooms_of_the_fourth_floor_make_no_circle():
 
 def test_a_method_is_known_in_one_place_only():
     """A new method costs its class and a line in `methods.build`: no other room asks its name."""
-    names = ("supervised", "distil", "matching", "structured", "imitation")
+    names = ("supervised", "distil", "matching", "structured", "imitation", "affinity")
     for path in modules():
         if path.name == "config.py" or {"methods", "report"} & set(path.parts):
             continue
@@ -79,6 +79,7 @@ def test_every_paper_has_its_files():
         "funmatch": ("matching", "function_matching"),
         "structured": ("structured", "structured_kd"),
         "imitation": ("imitation", "feature_imitation"),
+        "affinity": ("affinity", "inter_region_affinity"),
     }
     for paper, (loss, figures) in papers.items():
         assert (ROOT / f"kdlib/losses/{loss}.py").is_file()

@@ -15,6 +15,7 @@ from kdlib.losses.imitation import (
     imitation_mask,
     vanilla,
 )
+from kdlib.losses.regions import imitation_masks
 
 MAP = (38, 50)  # of a 600 x 800 image
 
@@ -273,6 +274,69 @@ def test_boxes_of_inference_mode_and_boxes_that_want_gradients():
     assert torch.equal(imitation_mask(grid, frozen, (6, 7)), expected)
     wanting = imitation_mask(anchors, [b.clone().requires_grad_() for b in boxes], (6, 7))
     assert torch.equal(wanting, expected)
+
+
+# levels of a pyramid
+
+
+LEVELS = ((6, 7), (3, 4), (2, 2))  # cells at strides 16, 32 and 64
+
+
+def level_anchors():
+    return [
+        anchor_grid(hw, stride=stride, base=stride, scales=(1, 2)).double()
+        for hw, stride in zip(LEVELS, (16, 32, 64), strict=True)
+    ]
+
+
+def masks_reference(levels, boxes, psi, inclusive):
+    """As `mask_reference`, with the largest overlap of all levels."""
+    masks = [torch.zeros(len(boxes), *hw, dtype=torch.bool) for hw in LEVELS]
+    for n, boxes_of_image in enumerate(boxes):
+        for box in boxes_of_image.tolist():
+            m = [
+                [iou_reference(a, box, float(inclusive)) for a in each.tolist()] for each in levels
+            ]
+            best = max(max(of_level) for of_level in m)
+            for mask, of_level in zip(masks, m, strict=True):
+                k = len(of_level) // mask[n].numel()
+                for cell in range(mask[n].numel()):
+                    hit = any(v > psi * best for v in of_level[cell * k : (cell + 1) * k])
+                    mask[n].view(-1)[cell] |= hit
+    return masks
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("psi", [0.0, 0.5, 0.8, 1.0])
+def test_masks_of_levels_are_the_formula_with_one_maximum(psi, inclusive):
+    boxes = [b.double() for b in small_case(1, count=(4, 0, 2))]
+    levels = level_anchors()
+    masks = imitation_masks(levels, boxes, LEVELS, psi=psi, inclusive=inclusive)
+    expected = masks_reference(levels, boxes, psi, inclusive)
+    assert all(torch.equal(mask, other) for mask, other in zip(masks, expected, strict=True))
+    if psi == 0.8:  # not every box on every level, as level by level
+        alone = [
+            imitation_mask(each, boxes, hw, psi=psi, inclusive=inclusive)
+            for each, hw in zip(levels, LEVELS, strict=True)
+        ]
+        assert sum(int(mask.sum()) for mask in masks) < sum(int(mask.sum()) for mask in alone)
+        assert all((mask <= other).all() for mask, other in zip(masks, alone, strict=True))
+
+
+def test_masks_of_levels_in_parts_and_without_boxes(monkeypatch):
+    boxes = small_case(5, count=(9, 0, 4, 1))
+    levels = [each.float() for each in level_anchors()]
+    whole = imitation_masks(levels, boxes, LEVELS)
+    monkeypatch.setattr(regions, "_CPU_ENTRIES", 1)
+    parts = imitation_masks(levels, boxes, LEVELS)
+    assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+    empty = imitation_masks(levels, [torch.zeros(0, 4)] * 2, LEVELS)
+    assert [tuple(mask.shape) for mask in empty] == [(2, *hw) for hw in LEVELS]
+    assert not any(mask.any() for mask in empty)
+    with pytest.raises(ValueError, match="3 x 5 cells"):
+        imitation_masks(levels, boxes, [LEVELS[0], (3, 5), LEVELS[2]])
+    with pytest.raises(ValueError, match="argument 2 is"):
+        imitation_masks(levels, boxes, LEVELS[:2])
 
 
 def test_what_the_mask_refuses():

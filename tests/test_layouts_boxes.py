@@ -176,7 +176,7 @@ def test_get_knows_them():
     assert {name: layouts.get(name) for name in modules} == modules
     tasks = {name: module.TASK for name, module in layouts.LAYOUTS.items()}
     assert {name for name, task in tasks.items() if task == "detection"} == set(modules)
-    assert set(tasks.values()) == {"detection", "segmentation"}
+    assert set(tasks.values()) == {"detection", "lanes", "segmentation"}
     for module in modules.values():
         assert module.METRIC in ("coco", "voc", "kitti")
         assert len(module.CLASSES) == len(module.PALETTE) == len(set(module.PALETTE))

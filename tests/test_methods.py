@@ -50,7 +50,7 @@ def test_supervised_is_the_cross_entropy_with_the_labels(views, class_weights):
         expected = supervised.segmentation_ce(scores, views.labels, class_weights=class_weights)
         assert torch.equal(terms[name], expected)
     assert terms.keys() <= method.weights.keys()
-    assert method.weights == {"cross_entropy": 1.0, "auxiliary": 0.4}
+    assert method.weights == {"cross_entropy": 1.0, "auxiliary": 0.4, "existence": 0.1}
     assert method.terms(views, output("student")).keys() == {"cross_entropy"}
     assert (method.needs_labels, method.needs_teacher, method.needs_pool) == (True, False, False)
     assert method.prepare(views, generator(0)) is views

@@ -16,14 +16,8 @@ from kdlib.detection import ANY_CLASS, Targets, iou
 from kdlib.losses.imitation import anchor_grid
 from kdlib.models import ModelError, rcnn
 from kdlib.models.rcnn_backbones import Stage5Head, VggBackbone, resnet_config
-from kdlib.models.rcnn_regions import (
-    Proposals,
-    RCNNConfig,
-    ReleasedAnchors,
-    RoiAlign,
-    cell_anchors,
-    roi_align_products,
-)
+from kdlib.models.rcnn_heads import RoiAlign, roi_align_products
+from kdlib.models.rcnn_regions import Proposals, RCNNConfig, ReleasedAnchors, cell_anchors
 
 SMALL_ANCHORS = {"scales": (1, 2, 4), "roi_batch": 32}
 VGG = {"width": 8, "head_channels": 64, "dropout": 0.0, **SMALL_ANCHORS}
@@ -305,9 +299,10 @@ def test_pyramid_equals_torchvisions_network():
     ]
     theirs.eval(), ours.eval()
     with torch.no_grad():
-        expected, got = theirs(list(images_NCHW)), ours(images_NCHW)
-    assert got.losses is None and all(len(found.scores) for found in got.detections)
-    for found, wanted in zip(got.detections, expected, strict=True):
+        expected, output = theirs(list(images_NCHW)), ours(images_NCHW)
+        got = ours.detections(output, (64, 96))
+    assert output.losses is None and all(len(found.scores) for found in got)
+    for found, wanted in zip(got, expected, strict=True):
         torch.testing.assert_close(found.xyxy, wanted["boxes"], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(found.scores, wanted["scores"], rtol=1e-4, atol=1e-5)
         assert torch.equal(found.classes, wanted["labels"] - 1)
@@ -325,7 +320,6 @@ def test_pyramid_equals_torchvisions_network():
         expected = theirs(list(images_NCHW), dicts)
         torch.manual_seed(5)
         got = ours(images_NCHW, targets)
-    assert got.detections is None
     torch.testing.assert_close(got.losses["rpn_objectness"], expected["loss_objectness"])
     torch.testing.assert_close(got.losses["rpn_box"], expected["loss_rpn_box_reg"])
     torch.testing.assert_close(got.losses["roi_class"], expected["loss_classifier"])
@@ -341,7 +335,6 @@ def test_losses_fall_and_boxes_come_out(name):
     network.train()
     for _ in range(20):
         output = network(images_NCHW, targets)
-        assert output.detections is None
         assert set(output.losses) == {"rpn_objectness", "rpn_box", "roi_class", "roi_box"}
         loss = total(output)
         optimiser.zero_grad()
@@ -352,10 +345,11 @@ def test_losses_fall_and_boxes_come_out(name):
     assert sum(losses[-3:]) / 3 < 0.65 * losses[0]
     network.eval()
     with torch.inference_mode():
-        output, again = network(images_NCHW, targets), network(images_NCHW)
-    assert output.losses is None and len(output.detections) == 2
-    assert sum(len(found.scores) for found in output.detections) > 0
-    for found, same in zip(output.detections, again.detections, strict=True):
+        output = network(images_NCHW, targets)
+        first, again = (network.detections(one, (64, 96)) for one in (output, network(images_NCHW)))
+    assert output.losses is None and len(first) == 2
+    assert sum(len(found.scores) for found in first) > 0
+    for found, same in zip(first, again, strict=True):
         assert torch.equal(found.xyxy, same.xyxy)
         assert found.classes.dtype == torch.int64 and found.xyxy.shape == (len(found.scores), 4)
         assert ((found.classes >= 0) & (found.classes < 3)).all()
@@ -396,7 +390,7 @@ def test_one_batch_is_learnt_by_heart():
         optimiser.step()
     network.eval()
     with torch.no_grad():
-        found = network(images_NCHW).detections
+        found = network.detections(network(images_NCHW), (64, 96))
     for image, (xyxy, classes) in enumerate(
         [(targets.xyxy[0], [0, 1]), (targets.xyxy[1, :1], [2])]
     ):
@@ -436,6 +430,47 @@ def test_imitated_maps(name, shapes):
     assert all(torch.equal(maps[key], output.features[key]) for key in shapes)
 
 
+@pytest.mark.parametrize("name", list(TINY))
+def test_an_output_says_where_its_maps_lie(name):
+    network = tiny(name)
+    images_NCHW, targets = batch()
+    output = network.train()(images_NCHW, targets)
+    assert output.size_hw == (64, 96) and output.strides == network.backbone.strides
+    anchors = network.anchors(output.features)
+    (whole, _) = network.rpn.anchor_generator(
+        ImageList(images_NCHW, [(64, 96)] * 2), list(output.features.values())
+    )
+    assert torch.equal(torch.cat(list(anchors.values())), whole)
+    for key, map_ in output.features.items():
+        cells = map_.shape[-2] * map_.shape[-1]
+        assert (
+            len(anchors[key])
+            == cells
+            * network.rpn.anchor_generator.num_anchors_per_location()[list(anchors).index(key)]
+        )
+    assert network.neck_channels.keys() == set(network.backbone.pooled)
+    for key, channels in network.neck_channels.items():
+        assert output.features[key].shape[1] == channels
+
+
+@pytest.mark.parametrize("name", ["vgg11", "r50", "fpn-r50"])
+def test_a_teacher_scores_the_regions_of_its_student(name):
+    """Another network's answer on the drawn regions; the student's own are those of its loss."""
+    network, other = tiny(name).train(), tiny(name).eval()
+    images_NCHW, targets = batch()
+    output = network(images_NCHW, targets)
+    assert len(output.scores) == sum(map(len, output.regions)) and output.scores.shape[1] == 4
+    with torch.no_grad():
+        again = network.score(output.features, output.regions, output.size_hw)
+        theirs = other.score(other(images_NCHW).features, output.regions, output.size_hw)
+    torch.testing.assert_close(again, output.scores)
+    assert theirs.shape == again.shape and not theirs.requires_grad
+    assert all(0 < len(own) <= network.config.roi_batch for own in output.regions)
+    for image, (boxes, found) in enumerate(zip(targets.xyxy, output.regions, strict=True)):
+        wanted = boxes[~targets.ignored[image]]
+        assert (iou(wanted, found) >= 0.5).any()  # what the classes are learnt from
+
+
 def test_conv5_is_vggs_last_convolution_and_relu():
     network = tiny("vgg16")
     layers = network.backbone.body.features
@@ -469,6 +504,29 @@ def test_images_without_boxes(name):
     assert torch.isfinite(total(network(images_NCHW, rows)))
 
 
+@pytest.mark.parametrize("name", ["vgg11", "r50", "fpn-r50"])
+def test_images_without_proposals(name, monkeypatch):
+    """All proposals fall out of the image, as they do where a training goes astray."""
+    network = tiny(name, norm="batch") if name != "vgg11" else tiny(name)
+    images_NCHW, targets = batch()
+    real = type(network.rpn).filter_proposals
+
+    def none(*arguments):
+        boxes, scores = real(*arguments)
+        return [own[:0] for own in boxes], [own[:0] for own in scores]
+
+    monkeypatch.setattr(type(network.rpn), "filter_proposals", none)
+    for labelled in (without_boxes(2), targets):
+        output = network.train()(images_NCHW, labelled)
+        total(output).backward()
+        assert all(torch.isfinite(loss) for loss in output.losses.values())
+        for own, kept in zip(output.regions, ~labelled.ignored, strict=True):
+            assert 1 <= len(own) <= 1 + int(kept.sum())
+    with torch.no_grad():
+        found = network.eval().detections(network(images_NCHW), (64, 96))
+    assert [len(own.scores) for own in found] == [0, 0]
+
+
 def test_ignored_boxes_are_not_learnt():
     images_NCHW, targets = batch()
     network = tiny("vgg11").train()
@@ -483,9 +541,14 @@ def test_autocast_keeps_boxes_exact():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         output = network(images_NCHW)
         proposals, _ = network.rpn(ImageList(images_NCHW, [(64, 320)]), output.features)
+        inside = network.detections(output, (64, 320))[0]
     assert output.features["p2"].dtype == torch.bfloat16 and proposals[0].dtype == torch.float32
-    boxes = output.detections[0].xyxy
-    assert boxes.dtype == output.detections[0].scores.dtype == torch.float32
+    with torch.no_grad():  # the heads in float32 on maps that autocast made
+        outside = network.detections(output, (64, 320))[0]
+    boxes = inside.xyxy
+    for found in (inside, outside):
+        assert found.xyxy.dtype == found.scores.dtype == torch.float32
+    assert inside.scores[0] == pytest.approx(float(outside.scores[0]), abs=0.02)
     beyond = boxes[:, 2][(boxes[:, 2] > 256) & (boxes[:, 2] < 320)]
     assert len(beyond) and not torch.equal(beyond, beyond.bfloat16().float())
     network.train()
@@ -541,6 +604,16 @@ def test_frozen_norms_keep_their_statistics_also_in_a_copy():
     assert all(norm.weight.grad is None for norm in norms)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     assert network.backbone.body.conv1.weight.grad is not None
+
+
+def test_norms_that_a_process_group_replaces_stay_frozen():
+    network = tiny("r50", norm="batch", frozen_norm=True)
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    assert len(norms) == 1 + 4 * 4 and not any(norm.training for norm in norms)
+    lower = tiny("r50", norm="batch", frozen="lower")
+    lower = torch.nn.SyncBatchNorm.convert_sync_batchnorm(lower).train().backbone.body
+    assert not lower.bn1.training and lower.layer2[0].bn1.training
 
 
 # ImageNet weights
@@ -718,6 +791,14 @@ def test_bad_targets_are_refused():
         classes[1, 0] = class_
         with pytest.raises(ValueError, match="box 0 of image 1 cannot be learnt"):
             network(images_NCHW, targets._replace(classes=classes))
+
+
+def test_boxes_are_found_in_evaluation_mode_only():
+    images_NCHW, targets = batch()
+    network = tiny("vgg11").train()
+    output = network(images_NCHW, targets)
+    with pytest.raises(ValueError, match="call eval"):
+        network.detections(output, (64, 96))
 
 
 def test_bad_options_are_refused():

@@ -106,6 +106,14 @@ def test_layouts_are_complete(tiny: Path) -> None:
         listed |= set(lines)
     assert len(listed) == sum(SMOKE.kitti)
     assert names(training / "image_2", "*.png") == names(training / "label_2", "*.txt") == listed
+    for root, folder, counts in (
+        ("llamas", "color_images/*", SMOKE.llamas),
+        ("llamas", "labels/*", SMOKE.llamas),
+        ("apolloscape", "ColorImage_road0?/ColorImage", SMOKE.apolloscape),
+        ("apolloscape", "Labels_road0?/Label", SMOKE.apolloscape),
+    ):
+        found = sorted((tiny / root).glob(folder))
+        assert [sum(p.is_file() for p in path.rglob("*")) for path in found] == list(counts)
     assert not (tiny / dataset.PARTS).exists()
 
 
@@ -180,20 +188,6 @@ def test_the_still_of_a_smaller_set_is_in_the_larger() -> None:
     small = {job.id for job in dataset.jobs(dataclasses.replace(PINNED, det=(120, 80)))}
     large = [job.id for job in dataset.jobs(PINNED)]
     assert small < set(large)
-
-
-def test_culane_lists_name_files_that_exist(tiny: Path) -> None:
-    culane = tiny / "culane"
-    rows = (culane / "list/train_gt.txt").read_text().splitlines()
-    assert len(rows) == SMOKE.culane
-    for row in rows:
-        image, mask, *exists = row.split()
-        lines = (culane / image[1:]).with_suffix(".lines.txt").read_text().splitlines()
-        label = cv2.imread(str(culane / mask[1:]), cv2.IMREAD_UNCHANGED)
-        assert cv2.imread(str(culane / image[1:])).shape[:2] == label.shape == SMOKE.culane_size
-        assert len(lines) == sum(map(int, exists))
-        assert set(np.unique(label)) <= {0, *(k + 1 for k in range(4) if exists[k] == "1")}
-        assert all(len(line.split()) % 2 == 0 for line in lines)
 
 
 def test_masks_hold_train_ids_and_some_ignored_pixels(tiny: Path) -> None:
@@ -307,6 +301,19 @@ def test_tree_hash_is_the_one_that_dvc_computes() -> None:
         tree.add(tuple(name.split("/")), Meta(), HashInfo("md5", value))
     tree.digest()
     assert restore.tree_hash(hashes) == tree.hash_info.value
+
+
+def test_the_pinned_bytes_are_rendered(tmp_path: Path) -> None:
+    """One clip of every kind and world: what is added to the simulator moves no older file."""
+    pinned, first = restore.read_manifest(), {}
+    for job in dataset.jobs(PINNED):
+        first.setdefault((job.kind, job.world), job)
+    for job in first.values():
+        dataset.render(job, tmp_path)
+    shutil.rmtree(tmp_path / dataset.PARTS)
+    found = restore.tree_hashes(tmp_path)
+    assert len(first) == 10
+    assert restore.compare(found, {name: pinned.get(name, "none") for name in found}) == []
 
 
 def test_pin_and_manifest_agree(root: Path) -> None:

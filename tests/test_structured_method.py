@@ -72,8 +72,8 @@ def test_published_sets_of_weights():
         "conference": (1.0, "conference", 1.0, 1.0, "hinge"),
     }
     assert method().weights == {
-        "cross_entropy": 1.0, "auxiliary": 0.4, "pixelwise": 10.0, "pairwise": 0.5,
-        "holistic": 0.1, "critic": 0.1, "penalty": 0.1,
+        "cross_entropy": 1.0, "auxiliary": 0.4, "existence": 0.1,
+        "pixelwise": 10.0, "pairwise": 0.5, "holistic": 0.1, "critic": 0.1, "penalty": 0.1,
     }  # fmt: skip
     assert {one.conditional for one in WEIGHTS.values()} == {True, False}
 

@@ -12,7 +12,7 @@ from torch import nn
 from kdlib import progress
 from kdlib.data import layouts
 from kdlib.data.loader import Source
-from kdlib.evaluation import detection, segmentation
+from kdlib.evaluation import detection, lanes, segmentation
 from kdlib.evaluation.feeding import chunks, spread
 from kdlib.evaluation.segmentation import class_counts, predict, summary
 
@@ -27,7 +27,7 @@ __all__ = [
     "summary",
 ]
 
-TASKS = {"segmentation": segmentation, "detection": detection}
+TASKS = {"segmentation": segmentation, "detection": detection, "lanes": lanes}
 
 
 def evaluate(network: nn.Module, layout: str, *arguments: Any, **options: Any) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def agreement_on(
 
 
 def headline(layout: str) -> str:
-    """The score by which a network of that layout's task is judged: "miou" or "map"."""
-    return _task(layout).HEADLINE
+    """The score by which a network of that layout's task is judged: "miou", "map" or "f1"."""
+    return _task(layout).headline(layouts.get(layout))
 
 
 def _task(layout: str) -> ModuleType:

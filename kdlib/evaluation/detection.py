@@ -20,8 +20,12 @@ from kdlib.evaluation.feeding import chunks, to_device
 from kdlib.losses import matching
 from kdlib.metrics import detection as metrics
 
-HEADLINE = "map"
 TAUGHT = 0.3  # score from which a teacher's detection counts as truth, where agreement is measured
+
+
+def headline(reader: ModuleType) -> str:
+    """The score that tables and teachers go by."""
+    return "map"
 
 
 def evaluate(

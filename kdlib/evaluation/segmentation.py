@@ -17,10 +17,15 @@ from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import Source, resize
 from kdlib.evaluation.feeding import chunks, to_device
 from kdlib.losses import matching
+from kdlib.metrics import lanes
 from kdlib.metrics import segmentation as metrics
+from kdlib.models.outputs import SegmentationOutput
 from kdlib.resize import bilinear, to_grid
 
-HEADLINE = "miou"
+
+def headline(reader: ModuleType) -> str:
+    """The score that tables and teachers go by."""
+    return "miou"
 
 
 def evaluate(
@@ -42,7 +47,8 @@ def evaluate(
 
     Returns fractions: miou (mean over classes that occur in truth or prediction), miou_official
     (BDD100K's rule: over classes that occur in the truth), miou_zero (structured distillation's
-    rule: absent classes count as 0), category_miou where the layout has categories, pixel_accuracy,
+    rule: absent classes count as 0), category_miou where the layout has categories, miou36 and
+    miou18 (ApolloScape's, see `metrics.lanes.apolloscape_means`), pixel_accuracy,
     iou per class (None where absent), and agreement with `teacher` where one is given; agreement
     is always that of whole images.
     """
@@ -98,6 +104,11 @@ def summary(confusion: torch.Tensor, reader: ModuleType) -> dict[str, Any]:
     groups = getattr(reader, "CATEGORIES", None)
     if groups:
         scores["category_miou"] = float(metrics.mean_iou(metrics.grouped(confusion, groups)))
+    evaluated = getattr(reader, "EVALUATED", None)
+    if evaluated:
+        # Classes that do not occur are left out, as in miou; a small split lacks most of them.
+        means = lanes.apolloscape_means(confusion, evaluated, absent="skip")
+        scores |= {"miou36": means["miou_36"], "miou18": means["miou_evaluated"]}
     return scores
 
 
@@ -118,16 +129,24 @@ class Pair:
     def compare(
         self, images: list[Any], sizes: list[tuple[int, int]] | None = None
     ) -> torch.Tensor:
-        """Logits (N, C, h, w) of the network.
+        """Logits (N, C, h, w) of the network; see `outputs`."""
+        return self.outputs(images, sizes).logits
+
+    @torch.inference_mode()
+    def outputs(
+        self, images: list[Any], sizes: list[tuple[int, int]] | None = None
+    ) -> SegmentationOutput:
+        """The network's answer.
 
         Agreement is counted at `sizes` (None: those of the images), KL at the logits.
         """
         sizes = [image.shape[:2] for image in images] if sizes is None else sizes
         tensor = to_device(images, self.fabric)
         with self.fabric.autocast():
-            logits = self.network(tensor).logits
+            output = self.network(tensor)
+            logits = output.logits
             if self.teacher is None:
-                return logits
+                return output
             target = self.teacher(tensor).logits
         coarse = to_grid(target, logits.shape[-2:])
         self.kl += len(images) * matching.segmentation(logits, coarse)
@@ -136,7 +155,7 @@ class Pair:
             seen = bilinear(one[None].float(), size).argmax(1)
             taught = bilinear(other[None].float(), size).argmax(1)
             self.confusion += metrics.confusion_matrix(seen, taught, self.classes, ignore_index=255)
-        return logits
+        return output
 
     @torch.inference_mode()
     def scores(self, image: Any, size: tuple[int, int], how: views.Views) -> torch.Tensor:

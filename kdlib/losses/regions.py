@@ -12,7 +12,7 @@ Shape suffixes: N images, H rows, W columns, K anchors of a cell, A = H W K anch
 image, T boxes of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -119,47 +119,87 @@ def imitation_mask(
     Raises:
         ValueError: a psi outside 0 ... 1, anchors that do not fill the map, boxes of another shape.
     """
-    height, width = feature_hw
-    cells = height * width
+    return imitation_masks([anchors], boxes, [feature_hw], psi=psi, inclusive=inclusive)[0]
+
+
+@torch.no_grad()
+def imitation_masks(
+    anchors: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    features_hw: Sequence[tuple[int, int]],
+    *,
+    psi: float = 0.5,
+    inclusive: bool = True,
+) -> list[Tensor]:
+    """The same on the levels of a pyramid, where the best overlap M is that of all levels.
+
+    So the anchors decide to which levels a box belongs: those that see it nearly as well as the
+    best of all. One of the rules of re-implementations (fact sheet feature_imitation, section 8);
+    for the others, which give boxes to levels beforehand, call `imitation_mask` level by level.
+
+    Args:
+        anchors: per level, see `imitation_mask`.
+        boxes: of the images, see there.
+        features_hw: per level H and W, cells.
+        psi, inclusive: see there.
+
+    Returns:
+        Per level (N, H, W) bool.
+
+    Raises:
+        ValueError: as there, or levels of unequal number.
+    """
     if not 0 <= psi <= 1:
         raise ValueError(f"psi must lie in 0 ... 1, not {psi}")
-    if anchors.dim() != 2 or anchors.shape[1] != 4 or cells == 0 or len(anchors) % cells:
-        raise ValueError(
-            f"anchors must be (H * W * K, 4) with H x W = {height} x {width} cells, not "
-            f"{tuple(anchors.shape)}"
-        )
+    for each, (height, width) in zip(anchors, features_hw, strict=True):
+        cells = height * width
+        if each.dim() != 2 or each.shape[1] != 4 or cells == 0 or len(each) % cells:
+            raise ValueError(
+                f"anchors must be (H * W * K, 4) with H x W = {height} x {width} cells, not "
+                f"{tuple(each.shape)}"
+            )
     _check_boxes(boxes)
-    if len(boxes) == 0:
-        return torch.zeros(0, height, width, dtype=torch.bool, device=anchors.device)
-
+    device = boxes[0].device if len(boxes) else anchors[0].device
+    total = sum(map(len, anchors))
     counts = [len(each) for each in boxes]
-    boxes_T4 = torch.cat(list(boxes))
-    if len(anchors) == 0 or len(boxes_T4) == 0:
-        return torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes_T4.device)
-    device = boxes_T4.device
-    dtype = torch.promote_types(torch.promote_types(boxes_T4.dtype, anchors.dtype), torch.float32)
-    boxes_T4 = boxes_T4.to(dtype)
-    anchors_HWK4 = anchors.to(dtype).unflatten(0, (height, width, -1))
-    plus = 1 if inclusive else 0
-    grid = _Grid.of(anchors_HWK4, plus, device)
-    if grid is None:
-        anchors_HWK4 = anchors_HWK4.to(device)
+    if total == 0 or sum(counts) == 0:
+        return [torch.zeros(len(boxes), *hw, dtype=torch.bool, device=device) for hw in features_hw]
 
+    boxes_T4 = torch.cat(list(boxes))
+    dtype = torch.promote_types(
+        torch.promote_types(boxes_T4.dtype, anchors[0].dtype), torch.float32
+    )
+    boxes_T4 = boxes_T4.to(dtype)
+    plus = 1 if inclusive else 0
+    overlaps = [
+        _overlaps(each.to(dtype).unflatten(0, (*hw, -1)), plus, device)
+        for each, hw in zip(anchors, features_hw, strict=True)
+    ]
     entries = _CPU_ENTRIES if device.type == "cpu" else _GPU_ENTRIES
-    hits = []
-    for part_T4 in boxes_T4.split(max(1, entries // len(anchors))):
-        if grid is None:
-            best_THW = _best_of_any(anchors_HWK4, part_T4, plus)
-        else:
-            best_THW = grid.best(part_T4, plus)
+    hits: list[list[Tensor]] = [[] for _ in overlaps]
+    for part_T4 in boxes_T4.split(max(1, entries // total)):
+        best_LTHW = [best(part_T4) for best in overlaps]
         # m > F = psi M, once per cell: one of the K exceeds it just if the largest does
-        limit_T11 = psi * best_THW.amax((1, 2), keepdim=True)
-        hits.append(best_THW > limit_T11)
-    hits_THW = torch.cat(hits)
-    if inclusive:
-        dots_T = (boxes_T4[:, 0] == boxes_T4[:, 2]) & (boxes_T4[:, 1] == boxes_T4[:, 3])
-        hits_THW &= ~dots_T[:, None, None]
-    return torch.stack([image_GHW.any(0) for image_GHW in hits_THW.split(counts)])
+        limit_T = psi * torch.stack([best_THW.amax((1, 2)) for best_THW in best_LTHW]).amax(0)
+        for own, best_THW in zip(hits, best_LTHW, strict=True):
+            own.append(best_THW > limit_T[:, None, None])
+    dots_T = (boxes_T4[:, 0] == boxes_T4[:, 2]) & (boxes_T4[:, 1] == boxes_T4[:, 3])
+    masks = []
+    for own in hits:
+        hits_THW = torch.cat(own)
+        if inclusive:
+            hits_THW &= ~dots_T[:, None, None]
+        masks.append(torch.stack([image_GHW.any(0) for image_GHW in hits_THW.split(counts)]))
+    return masks
+
+
+def _overlaps(anchors_HWK4: Tensor, plus: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What gives boxes (T, 4) the largest IoU (T, H, W) of each cell's anchors, on the device."""
+    grid = _Grid.of(anchors_HWK4, plus, device)
+    if grid is not None:
+        return lambda boxes_T4: grid.best(boxes_T4, plus)
+    anchors_HWK4 = anchors_HWK4.to(device)
+    return lambda boxes_T4: _best_of_any(anchors_HWK4, boxes_T4, plus)
 
 
 def full_region(

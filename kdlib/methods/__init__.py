@@ -4,6 +4,7 @@ import torch
 
 from kdlib.config import ConfigError
 from kdlib.config import Method as Settings
+from kdlib.methods.affinity import Affinity
 from kdlib.methods.base import Method
 from kdlib.methods.boxes import DistilBoxes, FunctionMatchingBoxes, SupervisedBoxes
 from kdlib.methods.imitation import Imitation
@@ -12,6 +13,7 @@ from kdlib.methods.structured import Structured
 from kdlib.methods.supervised import Supervised, inverse_sqrt_weights
 
 __all__ = [
+    "Affinity",
     "Distil",
     "DistilBoxes",
     "FunctionMatching",
@@ -44,6 +46,8 @@ def build(
         return Supervised(class_weights)
     if settings.name == "structured":
         return Structured(settings.structured, classes, class_weights)
+    if settings.name == "affinity":
+        return Affinity(settings.affinity, classes, class_weights)
     shared = {"temperature": settings.temperature, "class_weights": class_weights}
     if settings.name == "distil":
         return Distil(**shared, label_weight=settings.label_weight)

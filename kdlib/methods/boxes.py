@@ -4,18 +4,23 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import distributed
+from lightning.fabric import Fabric
+from torch import distributed, nn
 
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
 from kdlib.losses import fcos, matching, squeezedet
 from kdlib.methods.base import Alone
 from kdlib.methods.matching import at_stride, blended
+from kdlib.models.outputs import ModelError
+from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
 from kdlib.models.shuffledet import AnchorOutput
 
 FCOS_WEIGHTS = {"classification": 1.0, "box": 1.0, "centerness": 1.0}  # of either way of learning
+TWO_STAGE_WEIGHTS = {"rpn_objectness": 1.0, "rpn_box": 1.0, "roi_class": 1.0, "roi_box": 1.0}
 # SqueezeDet's factors are inside its terms: one of them weighs two parts of a term.
-LABEL_WEIGHTS = FCOS_WEIGHTS | {"confidence": 1.0}
+LABEL_WEIGHTS = FCOS_WEIGHTS | {"confidence": 1.0} | TWO_STAGE_WEIGHTS
+Labelled = DetectionOutput | AnchorOutput | TwoStageOutput  # what has losses with labels
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class SupervisedBoxes(Alone):
     def terms(
         self,
         views: Views,
-        student: DetectionOutput | AnchorOutput,
-        teacher: DetectionOutput | AnchorOutput | None = None,
+        student: Labelled,
+        teacher: Labelled | None = None,
     ) -> dict[str, torch.Tensor]:
         return labelled_terms(student, views.labels)
 
@@ -49,6 +54,20 @@ class DistilBoxes(Alone):
     needs_labels: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
     needs_pool: ClassVar[bool] = False
+
+    def begin(
+        self,
+        fabric: Fabric,
+        seed: int,
+        steps: int,
+        student: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        """Refuses two-stage detectors, which give no scores of every cell."""
+        if isinstance(student, TwoStageDetector):
+            raise ModelError(
+                "two-stage detectors match no teacher's cells: method.name imitation or supervised"
+            )
 
     def terms(
         self, views: Views, student: DetectionOutput, teacher: DetectionOutput
@@ -82,10 +101,21 @@ def _share(evidence: torch.Tensor) -> torch.Tensor:
     return total.clamp(min=1) / distributed.get_world_size()
 
 
-def labelled_terms(
-    output: DetectionOutput | AnchorOutput, targets: Targets
-) -> dict[str, torch.Tensor]:
-    """The losses that belong to the detector's kind of output."""
+def labelled_terms(output: Labelled, targets: Targets) -> dict[str, torch.Tensor]:
+    """The losses that belong to the detector's kind of output.
+
+    A two-stage detector computes its own while it samples boxes, in training mode.
+
+    Raises:
+        ModelError: a two-stage detector in evaluation mode, which has none.
+    """
+    if isinstance(output, TwoStageOutput):
+        if output.losses is None:
+            raise ModelError(
+                "a two-stage detector has losses in training mode only: call train() and hand it "
+                "the targets"
+            )
+        return dict(output.losses)
     if isinstance(output, AnchorOutput):
         return squeezedet.detection(output, targets)
     return fcos.fcos(output, targets)

@@ -17,14 +17,15 @@ from kdlib.data.augment import Views
 from kdlib.data.layouts import IGNORE
 from kdlib.losses import structured
 from kdlib.methods.base import Alone
-from kdlib.methods.supervised import AUXILIARY_WEIGHT, Supervised
+from kdlib.methods.supervised import LABEL_WEIGHTS, Supervised
 from kdlib.models.critic import Critic
 from kdlib.models.outputs import SegmentationOutput
 from kdlib.resize import to_grid
 from kdlib.runtime import seed_for
 from kdlib.schedule import poly_lr
 
-FEATURES = ("pyramid", "level3")  # what the classifiers of PSPNet and of ESPNet read
+# What the classifiers of PSPNet and of ESPNet read, and the last encoding of a lane network.
+FEATURES = ("pyramid", "level3", "high")
 CRITIC_LR, CRITIC_MOMENTUM, CRITIC_DECAY = 4e-4, 0.9, 5e-4  # released, with the poly schedule
 ENLARGED = 8  # the conference code compares at 8 times the logits' resolution
 
@@ -128,7 +129,7 @@ class Structured(Alone):
 
     @property
     def weights(self) -> dict[str, float]:
-        chosen = {"cross_entropy": 1.0, "auxiliary": AUXILIARY_WEIGHT}
+        chosen = dict(LABEL_WEIGHTS)
         chosen |= {name: getattr(self.set, name) for name in self.settings.terms}
         if "holistic" in self.settings.terms:
             chosen |= {"critic": self.set.critic, "penalty": self.set.critic}

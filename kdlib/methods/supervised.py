@@ -6,16 +6,26 @@ from typing import ClassVar
 import torch
 
 from kdlib.data.augment import Views
-from kdlib.losses import supervised
+from kdlib.losses import affinity, supervised
 from kdlib.methods.base import Alone
 from kdlib.models.outputs import SegmentationOutput
 
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, as in its paper and in the BDD100K model zoo
+EXISTENCE_WEIGHT = 0.1  # of a lane network's second head, as in the released CULane code
+LABEL_WEIGHTS = {
+    "cross_entropy": 1.0,
+    "auxiliary": AUXILIARY_WEIGHT,
+    "existence": EXISTENCE_WEIGHT,
+}
 
 
 @dataclass(frozen=True)
 class Supervised(Alone):
-    """Cross entropy with the labels, on the auxiliary head too where there is one."""
+    """Cross entropy with the labels, on the auxiliary head too where there is one.
+
+    A network with an existence head learns as well which lanes there are: those whose class has a
+    pixel in the view.
+    """
 
     class_weights: torch.Tensor | None = None  # (classes,)
     needs_labels: ClassVar[bool] = True
@@ -24,7 +34,7 @@ class Supervised(Alone):
 
     @property
     def weights(self) -> dict[str, float]:
-        return {"cross_entropy": 1.0, "auxiliary": AUXILIARY_WEIGHT}
+        return LABEL_WEIGHTS
 
     def terms(
         self, views: Views, student: SegmentationOutput, teacher: SegmentationOutput | None = None
@@ -32,6 +42,9 @@ class Supervised(Alone):
         terms = {"cross_entropy": self._loss(student.logits, views.labels)}
         if student.aux is not None:
             terms["auxiliary"] = self._loss(student.aux, views.labels)
+        if student.existence is not None:
+            lanes = existing(views.labels, student.existence.shape[1])
+            terms["existence"] = affinity.existence_bce(student.existence, lanes)
         return terms
 
     def _loss(self, logits_NCHW: torch.Tensor, labels_NHW: torch.Tensor) -> torch.Tensor:
@@ -39,6 +52,12 @@ class Supervised(Alone):
         if weights is not None:
             weights = weights.to(logits_NCHW.device)
         return supervised.segmentation_ce(logits_NCHW, labels_NHW, class_weights=weights)
+
+
+def existing(labels_NHW: torch.Tensor, lanes: int) -> torch.Tensor:
+    """Which of the classes 1..lanes have a pixel; (N, lanes) bool."""
+    flat = labels_NHW.flatten(1)
+    return torch.stack([(flat == lane).any(dim=1) for lane in range(1, lanes + 1)], dim=1)
 
 
 def inverse_sqrt_weights(counts: torch.Tensor) -> torch.Tensor:

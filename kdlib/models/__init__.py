@@ -3,6 +3,9 @@
 from torch import nn
 
 from kdlib.models import rcnn, structured
+from kdlib.models.context import build_context
+from kdlib.models.enet import ENet
+from kdlib.models.erfnet import ERFNet
 from kdlib.models.espnet import ESPNet, ESPNetC
 from kdlib.models.fcos import FCOS
 from kdlib.models.mobilenet import MobileNetV2Plus
@@ -22,6 +25,9 @@ ARCHITECTURES = {
     "skd-resnet18": structured.resnet18,
     "skd-resnet18-half": structured.resnet18_half,
     "mobilenetv2plus": MobileNetV2Plus,
+    "erfnet": ERFNet,
+    "enet": ENet,
+    "context-resnet": build_context,
     "fcos": FCOS,
     "shuffledet": ShuffleDet,
     "rcnn-vgg16": rcnn.vgg16,
@@ -40,8 +46,8 @@ def build(architecture: str, num_classes: int, **options) -> nn.Module:
     Args:
         architecture: a key of `ARCHITECTURES`.
         num_classes: classes C.
-        options: keyword arguments of the network; for the PSPNets ("pspnet", "skd-...") those of
-            `ResNetConfig` as well.
+        options: keyword arguments of the network; for the PSPNets ("pspnet", "skd-...") and
+            "context-resnet" those of `ResNetConfig` as well.
 
     Raises:
         ModelError: an unknown name, an unknown option or an option of a wrong value.

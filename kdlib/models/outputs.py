@@ -23,8 +23,11 @@ class SegmentationOutput(NamedTuple):
         logits: (N, C, h, w) scores of the classes before softmax, at the network's output stride.
         aux: (N, C, h', w') scores of the auxiliary head, or None.
         features: intermediate maps by name, e.g. "stage4" (N, channels, h, w).
+        existence: (N, lanes) logits, before any sigmoid, of each lane's being in the image; None of
+            a network without such a head.
     """
 
     logits: Tensor
     aux: Tensor | None
     features: dict[str, Tensor]
+    existence: Tensor | None = None

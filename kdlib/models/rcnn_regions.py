@@ -1,10 +1,9 @@
-"""Anchors, proposals and regions of the two-stage detectors, around torchvision's parts.
+"""The first stage of the two-stage detectors: anchors, proposals, levels of a pyramid.
 
 Fact sheet feature_imitation sections 1, 4 and 8. Torchvision's proposal network gets the released
-anchors; heads and RoIAlign compute in float32 at least, whatever autocast gives them.
+anchors; its head computes in float32 at least, whatever autocast gives it.
 
-Shape suffixes: C channels, H x W cells, K regions, P x P cells of a region, S samples, G boxes,
-L levels, A anchors.
+Shape suffixes: K anchors of a cell, A anchors, L levels.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import LevelMapper
 
 from kdlib.detection import area
 from kdlib.models.outputs import ModelError
 
-SAMPLES = 2  # RoIAlign reads 2 x 2 points in each cell of a region
 LEVEL_RULES = ("area", "every")
 
 
@@ -120,14 +115,18 @@ class ReleasedAnchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Per image (A, 4) anchors of all levels: levels, rows, columns, anchors."""
+        anchors = torch.cat(self.levels(feature_maps))
+        return [anchors] * len(image_list.image_sizes)
+
+    def levels(self, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Per level (H * W * K, 4) anchors: rows, columns, anchors."""
         dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
         device = feature_maps[0].device
         with torch.inference_mode(False):  # kept for later calls, also those of training
             self.set_cell_anchors(dtype, device)
         sizes = [list(map_.shape[-2:]) for map_ in feature_maps]
         strides = [[stride, stride] for stride in self.strides]
-        anchors = torch.cat(self.grid_anchors(sizes, strides))
-        return [anchors] * len(image_list.image_sizes)
+        return self.grid_anchors(sizes, strides)
 
 
 class RpnHead(RPNHead):
@@ -144,23 +143,6 @@ class RpnHead(RPNHead):
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
         return [full_precision(map_) for map_ in logits], [full_precision(map_) for map_ in deltas]
-
-
-class Predictor(FastRCNNPredictor):
-    """torchvision's class scores and per-class box changes, never half types.
-
-    Initialised as in Fast R-CNN: standard deviations 0.01 (classes) and 0.001 (boxes).
-    """
-
-    def __init__(self, inputs: int, num_outputs: int):
-        super().__init__(inputs, num_outputs)
-        for layer, std in ((self.cls_score, 0.01), (self.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scores, deltas = super().forward(x)
-        return full_precision(scores), full_precision(deltas)
 
 
 class Proposals(RegionProposalNetwork):
@@ -204,81 +186,6 @@ class Proposals(RegionProposalNetwork):
             # a left out anchor is its own target: no change, and no logarithm of 0
             [a.index_copy(0, inside, b.to(a)) for a, b in zip(anchors, boxes, strict=True)],
         )
-
-
-class RoiAlign(MultiScaleRoIAlign):
-    """torchvision's RoIAlign over levels of known strides, regions of `size` x `size` cells.
-
-    torchvision guesses the strides from the first image and keeps the guess. And where torch is
-    set to deterministic algorithms on a GPU, it gathers each sample for itself; there the same
-    function is computed as matrix products (`roi_align_products`).
-    """
-
-    def __init__(self, strides: dict[str, int], size: int):
-        super().__init__(list(strides), size, SAMPLES)
-        first, *_, last = [*strides.values(), *strides.values()]
-        self.scales = [1 / stride for stride in strides.values()]
-        self.map_levels = LevelMapper(first.bit_length() - 1, last.bit_length() - 1)
-
-    def forward(
-        self,
-        x: dict[str, Tensor],
-        boxes: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> Tensor:
-        maps = {name: full_precision(x[name]) for name in self.featmap_names}
-        if not (boxes[0].is_cuda and torch.are_deterministic_algorithms_enabled()):
-            return super().forward(maps, boxes, image_shapes)
-        return self.products(maps, boxes)
-
-    def products(self, maps: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
-        """The same regions as matrix products, level by level and image by image."""
-        levels = self.map_levels(boxes).split([len(of_image) for of_image in boxes])
-        parts, order, start = [], [], 0
-        for image, (of_image, level_of) in enumerate(zip(boxes, levels, strict=True)):
-            for level, (name, scale) in enumerate(zip(maps, self.scales, strict=True)):
-                here = torch.where(level_of == level)[0]
-                map_CHW = maps[name][image]
-                size = self.output_size[0]
-                parts.append(roi_align_products(map_CHW, of_image[here] * scale, size))
-                order.append(here + start)
-            start += len(of_image)
-        return torch.cat(parts)[torch.cat(order).argsort()]
-
-
-def roi_align_products(map_CHW: Tensor, boxes_K4: Tensor, size: int) -> Tensor:
-    """RoIAlign of one map as two matrix products: (K, C, size, size).
-
-    Each cell is the mean of 2 x 2 bilinear samples. That is linear in the map and separable:
-    cell = sum over rows and columns of weight_y * map * weight_x. Equals torchvision's
-    `roi_align(sampling_ratio=2, aligned=False)`, and its gradient adds in a fixed order.
-
-    Args:
-        map_CHW: feature map.
-        boxes_K4: x1, y1, x2, y2 in cells of the map.
-        size: cells a side of each region.
-    """
-    low, high = boxes_K4[:, :2], boxes_K4[:, 2:]
-    step = (high - low).clamp(min=1) / size  # K2; regions span at least one cell of the map
-    # the centres of the samples, as fractions of a region's cell
-    at = torch.arange(size * SAMPLES, device=boxes_K4.device, dtype=boxes_K4.dtype)
-    points_KS2 = low[:, None] + (at[:, None] + 0.5) / SAMPLES * step[:, None]
-    channels, height, width = map_CHW.shape
-    across_KPW = _bilinear_weights(points_KS2[..., 0], width, size).to(map_CHW.dtype)
-    down_KPH = _bilinear_weights(points_KS2[..., 1], height, size).to(map_CHW.dtype)
-    with torch.autocast(map_CHW.device.type, enabled=False):
-        rows = down_KPH.flatten(0, 1) @ map_CHW.transpose(0, 1).flatten(1)  # (K P, C W)
-        rows_KPCW = rows.view(len(boxes_K4), size, channels, width)
-        return torch.einsum("kpcw,kqw->kcpq", rows_KPCW, across_KPW)
-
-
-def _bilinear_weights(points_KS: Tensor, cells: int, size: int) -> Tensor:
-    """(K, size, cells) mean weight of every cell of the map in a region's cell, along one axis."""
-    inside = (points_KS >= -1) & (points_KS <= cells)  # beyond, torchvision reads zeros
-    points_KS = points_KS.clamp(0, cells - 1)
-    centres = torch.arange(cells, device=points_KS.device, dtype=points_KS.dtype)
-    weights = (1 - (points_KS[..., None] - centres).abs()).clamp(min=0) * inside[..., None]
-    return weights.unflatten(1, (size, SAMPLES)).mean(dim=2)
 
 
 def assign_levels(

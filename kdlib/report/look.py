@@ -38,10 +38,20 @@ COLOURS = {  # after Okabe and Ito
     "g": "#009E73",
     "d": "#D55E00",
     "id": "#56B4E9",
+    "kd": "#E69F00",
+    "at": "#56B4E9",
+    "skd": "#009E73",
+    "intra": "#0072B2",
+    "intra-std": "#56B4E9",
+    "intra-affinity": "#D55E00",
+    "intra-high": "#009E73",
+    "intra-middle": "#E69F00",
 }
 MARKERS = {"teacher": "D", "start": "v", "supervised": "s", "distil": "^", "matching": "o"}
 MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
 MARKERS |= {"i": "o", "f": "^", "g": "P", "d": "v", "id": "D"}
+MARKERS |= {"kd": "^", "at": "v", "skd": "P", "intra": "o"}
+MARKERS |= {"intra-std": "v", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,

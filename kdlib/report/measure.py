@@ -1,10 +1,11 @@
 """The score that a task is judged by, and how tables and figures speak of it.
 
-Pixels are judged by mIoU, boxes by mAP. Which one a family of runs has is read from its records.
+Pixels are judged by mIoU, boxes by mAP, lanes by F1 or, in LLAMAS, by mAP. Which one a family of
+runs has is read from its records.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pandas as pd
@@ -83,7 +84,9 @@ MAP = Measure(
     alike_axis="mAP with the teacher's boxes as truth",
     optional=True,
 )
-MEASURES = MappingProxyType({measure.name: measure for measure in (MIOU, MAP)})
+# Lanes are found in classes of pixels, so agreement is that of pixels; `each` is of a scenario.
+F1 = replace(MIOU, name="F1", key="f1", each="F1", classes="val.scenarios.", optional=True)
+MEASURES = MappingProxyType({measure.name: measure for measure in (MIOU, MAP, F1)})
 
 
 def of(records: pd.DataFrame, prefix: str, published: PublishedTable | None = None) -> Measure:

@@ -20,6 +20,7 @@ MORE = {  # folder of the results -> what they are of
     Path("results/funmatch/sample/det-summary"): "Function matching with boxes",
     Path("results/structured/sample/summary"): "Structured distillation",
     Path("results/imitation/sample/summary"): "Feature imitation",
+    Path("results/affinity/sample/summary"): "Inter-region affinity",
 }
 
 

@@ -44,12 +44,17 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "extra": (dict,),
 }
 FRACTIONS = ("miou", "miou_official", "miou_zero", "category_miou", "pixel_accuracy", "pixel")
-FRACTIONS += ("map", "box_iou")
+FRACTIONS += ("map", "box_iou", "f1", "precision", "recall", "miou36", "miou18")
 # Name -> fraction, or null where the class is absent; `ap` may have difficulties below its classes.
 PER_CLASS = ("iou", "category_iou", "ap")
 # Means over some boxes only, null where there are none: map_small, ar_100, agreement on nothing.
 PER_GROUP = ("map_", "ar_")
-SCORES = {"miou": "mIoU", "map": "mAP"}  # key under val -> measure; the score of a record's task
+# Of lanes and markings: null where nothing is predicted, where a scenario has no labelled lane, and
+# where no class is left for a mean.
+OF_LANES = ("precision", "recall", "miou36", "miou18")
+SCENARIOS = "scenarios"
+# Key under val -> measure. The last of them that a record has is the score of its task.
+SCORES = {"miou": "mIoU", "map": "mAP", "f1": "F1"}
 
 
 class RecordError(ValueError):
@@ -189,7 +194,8 @@ def _leaves(node: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 def _check_metric(path: Path | str, where: str, keys: tuple[str, ...], value: Any) -> None:
     per_class = any(key in PER_CLASS for key in keys[:-1])
     per_group = keys[-1].startswith(PER_GROUP)
-    nothing_found = keys[-2:] == ("agreement", "map")
+    nothing_found = keys[-2:] == ("agreement", "map") or keys[-1] in OF_LANES
+    nothing_found = nothing_found or SCENARIOS in keys[:-1]
     if value is None and (per_class or per_group or nothing_found):
         return
     if not _is_a(value, (int, float)) or not math.isfinite(value):

@@ -10,6 +10,15 @@ NAMES = (
     "motorcycle", "bicycle",
 )  # fmt: skip
 
+# What is painted on the road. A frame carries these codes among its classes until it is drawn.
+MARKS = (
+    "single white", "single yellow", "double white", "double yellow", "dashed white",
+    "dashed yellow", "stop line", "crosswalk", "through", "left", "right", "through left",
+    "through right",
+)  # fmt: skip
+ARROWS = MARKS[8:]
+FIRST_MARK = 100
+
 # Detection categories of BDD100K, by class; classes that are not here have no boxes.
 BOXED = {
     PERSON: "pedestrian", RIDER: "rider", CAR: "car", TRUCK: "truck", BUS: "bus", TRAIN: "train",

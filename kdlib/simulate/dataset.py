@@ -3,10 +3,11 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from kdlib.simulate import kitti, lanes
+from kdlib.simulate import apolloscape, culane, kitti, lanes, llamas
 from kdlib.simulate.files import (
     remove_parts,
     write_bytes,
@@ -50,13 +51,13 @@ def outputs(job: Job, out: Path) -> list[Path]:
                 root / "training/label_2" / f"{name}.txt",
             ]
         case "culane":
-            name = lanes.culane_name(job.seed)
-            return [
-                root / f"{name}.jpg",
-                root / "laneseg_label_w16" / f"{name}.png",
-                root / f"{name}.lines.txt",
-                part,
-            ]
+            return [*culane.files(root, job.seed), part]
+        case "drive":
+            return culane.drive_files(root, job.seed, job.frames, float(job.rate))
+        case "llamas":
+            return llamas.files(root, job.seed)
+        case "apolloscape":
+            return apolloscape.files(root, job.seed)
     raise ValueError(f"no kind of job is called {job.kind!r}")
 
 
@@ -66,15 +67,43 @@ def render(job: Job, out: Path) -> int:
     if all(path.exists() for path in paths):
         return 0
     seconds = 10.0 if job.frames == 1 else float(job.frames / job.rate)
-    renderer = Renderer(job.seed, job.world, job.size, max(seconds, 10.0))
+    height, width = job.size
+    renderer = Renderer(
+        job.seed, job.world, (height + height % 2, width + width % 2), max(seconds, 10.0)
+    )
+    times = [float(k / job.rate) for k in range(job.frames)]
     if job.kind == "video":
-        times = [float(k / job.rate) for k in range(job.frames)]
         return write_video(paths[0], (renderer.frame(t).image for t in times), job.rate)
-    frame = renderer.frame(MOMENT, boxes=job.kind != "seg")
-    if job.kind == "kitti":
-        write_png(paths[0], kitti.coarse(frame.image))
-        write_bytes(paths[1], kitti.labels(frame.boxes, job.size).encode())
-        return 1
+    if job.kind == "drive":
+        frames = (trimmed(renderer.frame(t, boxes=True), job.size) for t in times)
+        culane.write_drive(paths, frames)
+        return job.frames
+    frame = trimmed(renderer.frame(MOMENT, boxes=job.kind != "seg"), job.size)
+    match job.kind:
+        case "kitti":
+            write_png(paths[0], kitti.coarse(frame.image))
+            write_bytes(paths[1], kitti.labels(frame.boxes, job.size).encode())
+        case "culane":
+            culane.write(paths, job.seed, renderer.clip, frame)
+        case "llamas":
+            llamas.write(paths, job.seed, frame)
+        case "apolloscape":
+            apolloscape.write(paths, frame)
+        case _:
+            write_bdd(job, paths, renderer, frame)
+    return 1
+
+
+def trimmed(frame: Frame, size: tuple[int, int]) -> Frame:
+    """A frame without the last row or column where it was rendered one larger, to be even."""
+    height, width = size
+    marks = frame.marks if frame.marks is None else frame.marks[:height, :width]
+    image, label = frame.image[:height, :width], frame.label[:height, :width]
+    return replace(frame, image=image, label=label, marks=marks)
+
+
+def write_bdd(job: Job, paths: list[Path], renderer: Renderer, frame: Frame) -> None:
+    """Write a still and its labels in BDD100K's layout."""
     write_jpeg(paths[0], frame.image)
     if job.kind == "seg":
         write_png(paths[1], frame.label)
@@ -89,19 +118,6 @@ def render(job: Job, out: Path) -> int:
                 "lane": lanes.bdd_labels(job.id, frame.lanes),
             },
         )
-    else:
-        four = lanes.four_lanes(frame.lanes, job.size)
-        write_png(paths[1], lanes.culane_mask(four, job.size))
-        write_bytes(paths[2], lanes.culane_lines(four).encode())
-        write_json(
-            paths[3],
-            {
-                "name": lanes.culane_name(job.seed),
-                "split": job.split,
-                "exists": [int(bool(lane)) for lane in four],
-            },
-        )
-    return 1
 
 
 def detections(job: Job, renderer: Renderer, frame: Frame) -> dict:
@@ -158,15 +174,12 @@ def complete(recipe: Recipe, out: Path) -> bool:
 
 def gathered(recipe: Recipe, out: Path) -> list[Path]:
     """The label files and lists that `collect` writes."""
-    labels, lists = out / "bdd100k" / "labels", out / "culane" / "list"
+    labels = out / "bdd100k" / "labels"
     boxed = {(job.root, job.split) for job in jobs(recipe) if job.kind in ("det", "boxes")}
     return [
         *(_boxes_file(out, root, split) for root, split in sorted(boxed)),
         *(labels / "lane" / "polygons" / f"lane_{split}.json" for split in ("train", "val")),
-        *(
-            lists / name
-            for name in ("train.txt", "train_gt.txt", "val.txt", "val_gt.txt", "test.txt")
-        ),
+        *(out / "culane" / "list" / name for name in culane.lists([])),
         *(_kitti_list(out, split) for split in ("train", "val")),
     ]
 
@@ -180,27 +193,24 @@ def render_tiny(out: Path) -> Path:
 def collect(recipe: Recipe, out: Path) -> None:
     """Gather the parts of all clips into the label files and lists of their layouts."""
     parts: dict[tuple[str, str], list[dict]] = {}
+    rows_culane: list[dict] = []
     numbers: dict[str, list[str]] = {}
     for job in jobs(recipe):
-        if job.kind in ("det", "boxes", "culane"):
+        if job.kind == "culane":
+            rows_culane.append(json.loads(outputs(job, out)[-1].read_text()))
+        elif job.kind in ("det", "boxes"):
             value = json.loads(outputs(job, out)[-1].read_text())
             parts.setdefault((job.root, job.split), []).append(value)
         elif job.kind == "kitti":
             numbers.setdefault(job.split, []).append(outputs(job, out)[0].stem)
     for (root, split), found in parts.items():
-        if root == "culane":
-            continue
         rows = sorted(found, key=lambda row: row["det"]["name"])
         write_json(_boxes_file(out, root, split), [row["det"] for row in rows])
         if all("lane" in row for row in rows):
             path = out / root / "labels" / "lane" / "polygons" / f"lane_{split}.json"
             write_json(path, [row["lane"] for row in rows])
-    for split in ("train", "val", "test"):
-        rows = sorted(parts.get(("culane", split), []), key=lambda row: row["name"])
-        plain, full = lanes.culane_lists(rows)
-        write_bytes(out / "culane" / "list" / f"{split}.txt", plain.encode())
-        if split != "test":
-            write_bytes(out / "culane" / "list" / f"{split}_gt.txt", full.encode())
+    for name, text in culane.lists(rows_culane).items():
+        write_bytes(out / "culane" / "list" / name, text.encode())
     for split in ("train", "val"):
         lines = "".join(f"{name}\n" for name in sorted(numbers.get(split, [])))
         write_bytes(_kitti_list(out, split), lines.encode())

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from kdlib.simulate.camera import NEAR, View
-from kdlib.simulate.classes import IGNORE, ROAD, SIDEWALK
+from kdlib.simulate.classes import FIRST_MARK, IGNORE, MARKS, ROAD, SIDEWALK
 from kdlib.simulate.dice import Dice
 from kdlib.simulate.shape import Canvas, Color
 
@@ -37,6 +37,21 @@ class Line:
     dashed: bool
     color: Color
 
+    @property
+    def kind(self) -> str:
+        """Its name among MARKS."""
+        return f"dashed {self.category.split()[1]}" if self.dashed else self.category
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Anything else painted on the road: polygons of (metres onwards, metres to the right)."""
+
+    kind: str  # one of MARKS
+    s: float
+    u: float
+    polygons: tuple[tuple[tuple[float, float], ...], ...]
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -51,6 +66,13 @@ class Ground:
     patches: tuple[tuple[float, float, float, float, float], ...]  # s, u, length, width, gain
     asphalt: Color
     paint: Color
+    marks: tuple[Mark, ...] = ()
+    near: bool = False  # paint that reaches below the picture is drawn
+
+
+def code(kind: str) -> int:
+    """The code of a marking among the classes of a frame that is being drawn."""
+    return FIRST_MARK + MARKS.index(kind)
 
 
 def kerb(u: float, side: int, high: float, color: Color) -> Band:
@@ -139,9 +161,15 @@ class GroundPainter:
             np.array((y0, y0, y1, y1)),
             np.array(z),
         )
-        if int(points[0, 1]) >> 4 > self.last_row(s0) + 2:
+        if self._over_crest(int(points[0, 1]) >> 4, s0):
             return None
         return points
+
+    def _over_crest(self, row: int, s: float) -> bool:
+        """Whether what starts in this row, at station s, lies behind a crest."""
+        if self.ground.near:
+            row = min(row, self.view.height)
+        return row > self.last_row(s) + 2
 
     def mark(
         self, s0: float, s1: float, u0: float, u1: float, color: Color, label: int = ROAD
@@ -170,14 +198,29 @@ class GroundPainter:
             for s0, s1 in self.spans(line):
                 for shift in (-0.15, 0.15) if line.category.startswith("double") else (0.0,):
                     u = line.offset + shift
-                    self.mark(s0, s1, u - 0.085, u + 0.085, line.color)
+                    self.mark(s0, s1, u - 0.085, u + 0.085, line.color, code(line.kind))
         left, right = ground.edges
         for s in ground.zebras:
             if start - 3 < s < start + 70:
                 count = int((right - left - 0.6) / 1.0)
                 for k in range(count):
                     u = left + 0.5 + k
-                    self.mark(s, s + 3.0, u, u + 0.5, ground.paint)
+                    self.mark(s, s + 3.0, u, u + 0.5, ground.paint, code("crosswalk"))
+        for mark in ground.marks:
+            if start < mark.s < start + 70:
+                self._mark(mark)
+
+    def _mark(self, mark: Mark) -> None:
+        """Paint a stop line or an arrow, unless a part of it is too near or behind a crest."""
+        view, light = self.view, self.canvas.light
+        shade = light.color(self.ground.paint, mark.s - view.s, code(mark.kind))
+        for polygon in mark.polygons:
+            corners = [view.place(mark.s + ds, mark.u + du)[:3] for ds, du in polygon]
+            if min(z for _, _, z in corners) < NEAR:
+                continue
+            points = view.screen(*(np.array(column) for column in zip(*corners, strict=True)))
+            if not self._over_crest(int(points[:, 1].max()) >> 4, mark.s):
+                self.canvas.paint([points], shade)
 
     def spans(self, line: Line) -> list[tuple[float, float]]:
         """Stations (from, to) of the visible strokes of a line."""

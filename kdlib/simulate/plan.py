@@ -54,8 +54,8 @@ class Plan:
         city, highway = scene == "city street", scene == "highway"
         self.city, self.highway = city, highway
         self.lane = dice.uniform(3.0, 3.5) + 0.3 * highway
-        self.ahead = dice.integer(2, 3) if highway else dice.integer(1, 2)
-        self.back = 0 if highway and dice.chance(0.5) else self.ahead
+        self.ahead = dice.integer(*self.style.ahead[highway])
+        self.back = 0 if highway and dice.chance(self.style.oneway) else self.ahead
         self.parking = 2.2 if not highway and dice.chance(0.45) else 0.0
         self.shoulder = dice.uniform(1.2, 2.6) if highway else dice.uniform(0.2, 0.5)
         self.rail_width = 0.0
@@ -76,7 +76,7 @@ class Plan:
         if not highway:
             s = dice.uniform(12, 70)
             while s < self.end:
-                self.crossings.append((s, s + dice.uniform(7, 12)))
+                self.crossings.append((s, s + dice.uniform(*self.style.mouth)))
                 s += dice.uniform(55, 140)
 
     def free(self, low: float, high: float) -> bool:

@@ -7,6 +7,8 @@ from fractions import Fraction
 from kdlib.simulate import kitti
 from kdlib.simulate.files import clip_id
 
+DRIVE = 38  # which drive: one by day, with all four lines in sight
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -23,10 +25,16 @@ class Recipe:
     elsewhere: tuple[int, int]
     elsewhere_size: tuple[int, int]
     elsewhere_det: tuple[int, int]  # stills of elsewhere's images/100k, boxes only
-    culane: int
+    culane: tuple[int, int, int]  # train, val, test
     culane_size: tuple[int, int]
+    drive: int  # frames of the drive beside CULane's lists
+    drive_rate: Fraction
     kitti: tuple[int, int]  # images of kitti/training: train, val
     kitti_size: tuple[int, int]
+    llamas: tuple[int, int]  # train, val
+    llamas_size: tuple[int, int]
+    apolloscape: tuple[int, int]  # train, val
+    apolloscape_size: tuple[int, int]
 
 
 PINNED = Recipe(
@@ -41,10 +49,16 @@ PINNED = Recipe(
     elsewhere=(1500, 100),
     elsewhere_size=(144, 256),
     elsewhere_det=(800, 0),
-    culane=24,
-    culane_size=(288, 800),
+    culane=(240, 30, 120),
+    culane_size=(295, 820),  # half of the official size
+    drive=20,
+    drive_rate=Fraction(5),
     kitti=(240, 120),
     kitti_size=(188, 622),
+    llamas=(100, 40),
+    llamas_size=(239, 425),  # a third
+    apolloscape=(120, 60),
+    apolloscape_size=(339, 423),  # an eighth
 )
 SMOKE = Recipe(
     videos=8,
@@ -58,10 +72,16 @@ SMOKE = Recipe(
     elsewhere=(8, 4),
     elsewhere_size=(72, 128),
     elsewhere_det=(4, 0),
-    culane=2,
-    culane_size=(72, 200),
+    culane=(4, 2, 4),
+    culane_size=(73, 205),
+    drive=3,
+    drive_rate=Fraction(5),
     kitti=(4, 2),
     kitti_size=(72, 238),
+    llamas=(4, 2),
+    llamas_size=(71, 127),
+    apolloscape=(4, 2),
+    apolloscape_size=(84, 105),
 )
 
 
@@ -69,7 +89,7 @@ SMOKE = Recipe(
 class Job:
     """One clip to render: what for, from which seed, in which world."""
 
-    kind: str  # video, seg, det, boxes (det without lanes), culane, kitti
+    kind: str  # video, seg, det, boxes (det without lanes), culane, drive, kitti, llamas, ...
     seed: str
     split: str
     world: str
@@ -93,9 +113,6 @@ def jobs(recipe: Recipe) -> Iterator[Job]:
     for split, count in zip(("train", "val"), recipe.det, strict=True):
         for k in range(count):
             yield Job("det", f"det-{split}/{k}", split, "home", root, recipe.still_size)
-    for k in range(recipe.culane):
-        split = ("train", "train", "train", "val", "test")[k % 5]
-        yield Job("culane", f"culane/{k}", split, "home", "culane", recipe.culane_size)
     for split, count in zip(("train", "val"), recipe.elsewhere, strict=True):
         for k in range(count):
             yield Job(
@@ -120,6 +137,7 @@ def jobs(recipe: Recipe) -> Iterator[Job]:
         for k in range(count):
             seed = f"kitti/{kitti.number(split, k)}"
             yield Job("kitti", seed, split, "home", "kitti", recipe.kitti_size)
+    yield from lane_jobs(recipe)
     for k in range(recipe.val_videos):
         yield Job(
             "video",
@@ -142,3 +160,19 @@ def jobs(recipe: Recipe) -> Iterator[Job]:
             recipe.frames,
             recipe.rate,
         )
+
+
+def lane_jobs(recipe: Recipe) -> Iterator[Job]:
+    """The clips of the lane data sets, each set in a world of its own name."""
+    counts = {
+        "culane": (("train", "val", "test"), recipe.culane, recipe.culane_size),
+        "llamas": (("train", "val"), recipe.llamas, recipe.llamas_size),
+        "apolloscape": (("train", "val"), recipe.apolloscape, recipe.apolloscape_size),
+    }
+    for kind, (splits, numbers, size) in counts.items():
+        for split, count in zip(splits, numbers, strict=True):
+            for k in range(count):
+                yield Job(kind, f"{split}/{k}", split, kind, kind, size)
+    size = recipe.culane_size
+    seed = f"drive/{DRIVE}"
+    yield Job("drive", seed, "drive", "culane", "culane", size, recipe.drive, recipe.drive_rate)

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from kdlib.simulate.camera import NEAR, View
-from kdlib.simulate.classes import BOXED, LIGHT, RIDER
+from kdlib.simulate.classes import BOXED, FIRST_MARK, LIGHT, MARKS, RIDER, ROAD
 from kdlib.simulate.dice import Dice
 from kdlib.simulate.ground import GroundPainter, bonnet
 from kdlib.simulate.light import Light
+from kdlib.simulate.lines import Lane, visible_lines
 from kdlib.simulate.plan import Thing
 from kdlib.simulate.shape import Canvas, Shape
 from kdlib.simulate.sky import Backdrop, sky_colors
@@ -44,23 +45,26 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Lane:
-    """A lane line on the picture, from far to near, and its place to the camera (metres)."""
-
-    category: str
-    dashed: bool
-    points: tuple[tuple[float, float], ...]
-    offset: float
-
-
-@dataclass(frozen=True)
 class Frame:
-    """One rendered frame: image (H, W, 3) blue, green, red; label (H, W) train ids; both uint8."""
+    """One rendered frame: image (H, W, 3) blue, green, red; label (H, W) train ids; both uint8.
+
+    With boxes come the lane lines, the markings (H, W) uint8 as 1 + their place in MARKS, 0 where
+    there are none, and the painter of the ground, which knows all that lies on it.
+    """
 
     image: np.ndarray
     label: np.ndarray
     boxes: list[Box] = field(default_factory=list)
     lanes: list[Lane] = field(default_factory=list)
+    marks: np.ndarray | None = None
+    painter: GroundPainter | None = None
+
+
+def unmarked(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Train ids, in which paint is road, and markings, from what was drawn."""
+    marked = (codes >= FIRST_MARK) & (codes < FIRST_MARK + len(MARKS))
+    label = np.where(marked, np.uint8(ROAD), codes)
+    return label, np.where(marked, codes - np.uint8(FIRST_MARK - 1), np.uint8(0))
 
 
 class Renderer:
@@ -111,13 +115,15 @@ class Renderer:
             bonnet(canvas, clip.bonnet, clip.bonnet_color)
         height, width = self.size
         image = cv2.resize(canvas.pixels, (width, height), interpolation=cv2.INTER_AREA)[..., :3]
-        label = np.ascontiguousarray(canvas.pixels[1::OVER, 1::OVER, 3])
+        label, marks = unmarked(canvas.pixels[1::OVER, 1::OVER, 3])
         dice = Dice(self.seed, "frame", int(time * 1000 + 0.5))
         image = self.finish.apply(image, label, view, dice, lamps)
         if not boxes:
             return Frame(image, label)
         ids = canvas.ids[1::OVER, 1::OVER]
-        return Frame(image, label, self._boxes(ids, drawn), self._lanes(painter))
+        return Frame(
+            image, label, self._boxes(ids, drawn), visible_lines(painter, OVER), marks, painter
+        )
 
     def _things(self, canvas: Canvas, painter: GroundPainter, time: float) -> tuple[list, list]:
         """Draw all things from far to near; their glowing lamps and their numbers."""
@@ -257,23 +263,4 @@ class Renderer:
                         RIDER in thing.shape.parts,
                     )
                 )
-        return out
-
-    def _lanes(self, painter: GroundPainter) -> list[Lane]:
-        """Visible lane lines of the picture."""
-        view, out = painter.view, []
-        for line in painter.ground.lines:
-            points = []
-            for k in range(len(painter.stations) - 1, -1, -1):
-                s, u = painter.stations[k], line.offset
-                if s - view.s > 90 or painter.blocked(s):
-                    continue
-                x, y, z, _, _ = view.place(s, u)
-                if z < NEAR:
-                    continue
-                column, row = view.point(x, y, z)
-                if row <= painter.last_row(s):
-                    points.append((column / OVER, row / OVER))
-            if len(points) >= 2:
-                out.append(Lane(line.category, line.dashed, tuple(points), line.offset - view.u))
         return out

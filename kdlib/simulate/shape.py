@@ -177,6 +177,7 @@ class Canvas:
         self.view, self.light = view, light
         self.pixels = np.empty((view.height, view.width, 4), np.uint8)
         self.ids = np.zeros((view.height, view.width), np.uint8) if ids else None
+        self.shadow: tuple[int, np.ndarray] | None = None  # first row and mask of what is in shade
         self.limit(view.height)
 
     def limit(self, last_row: int) -> None:
@@ -205,6 +206,7 @@ class Canvas:
         word = self.pixels[top:].view(np.uint32)[..., 0]
         dark = (word >> 1 & 0x7F7F7F) + (word >> 3 & 0x1F1F1F) | word & 0xFF000000
         np.copyto(word, dark, where=mask.view(bool))
+        self.shadow = top, mask.view(bool)
 
     def draw(
         self,

@@ -1,6 +1,6 @@
 """What makes one simulated world differ from another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdlib.simulate.shape import Color
 
@@ -9,7 +9,7 @@ Weights = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class WorldStyle:
-    """The look and the mix of a world; both worlds share the 19 classes and all drawing code."""
+    """The look and the mix of a world; all worlds share the 19 classes and all drawing code."""
 
     name: str
     way: int  # 1: traffic keeps to the right, -1: to the left
@@ -33,6 +33,14 @@ class WorldStyle:
     cycles: float
     traffic: float
     rails: float  # probability that trams run in a city street
+    ahead: tuple[tuple[int, int], tuple[int, int]] = ((1, 2), (2, 3))  # lanes: streets, highways
+    oneway: float = 0.5  # probability that a highway has no traffic coming the other way
+    mouth: tuple[float, float] = (7.0, 12.0)  # metres across a side street
+    roll: float = 0.02  # tangent of the camera's largest roll
+    roams: bool = False  # the own car drives in any lane, not in the outermost ones alone
+    near: bool = False  # paint that reaches below the picture is drawn, not left out whole
+    marked: bool = False  # stop lines and arrows are painted
+    worn: float = 0.0  # probability that the lines are worn off
 
 
 HOME = WorldStyle(
@@ -92,4 +100,52 @@ ELSEWHERE = WorldStyle(
     rails=0.4,
 )  # fmt: skip
 
-WORLDS = {style.name: style for style in (HOME, ELSEWHERE)}
+# The worlds of the lane data sets: roads with more lanes, seen as each set's camera sees them.
+CULANE = replace(
+    HOME,
+    name="culane",
+    times=(("daytime", 6.0), ("dawn/dusk", 1.6), ("night", 2.0)),
+    camera_height=(1.3, 1.6),
+    horizon=(0.42, 0.49),
+    traffic=0.8,
+    rails=0.0,
+    ahead=((2, 3), (2, 4)),
+    mouth=(8.0, 28.0),
+    roams=True,
+    near=True,
+    marked=True,
+    worn=0.16,
+)
+LLAMAS = replace(
+    HOME,
+    name="llamas",
+    scenes=(("highway", 1.0),),
+    weathers=(("clear", 5.0), ("partly cloudy", 3.0), ("overcast", 2.0)),
+    times=(("daytime", 8.0), ("dawn/dusk", 2.0)),
+    focal=(1.5, 1.9),
+    horizon=(0.48, 0.52),
+    ahead=((2, 3), (3, 4)),
+    oneway=1.0,
+    roll=0.0,
+    roams=True,
+    near=True,
+)
+APOLLOSCAPE = replace(
+    HOME,
+    name="apolloscape",
+    scenes=(("city street", 6.0), ("residential", 2.0), ("highway", 1.0)),
+    weathers=(("clear", 5.0), ("partly cloudy", 3.0), ("overcast", 3.0)),
+    times=(("daytime", 8.0), ("dawn/dusk", 2.0)),
+    camera_height=(1.6, 1.9),
+    focal=(0.66, 0.74),
+    horizon=(0.54, 0.6),
+    traffic=0.6,
+    rails=0.0,
+    ahead=((1, 3), (2, 3)),
+    oneway=0.0,  # a highway's one edge line is yellow by either name, and here the name counts
+    roams=True,
+    near=True,
+    marked=True,
+)
+
+WORLDS = {style.name: style for style in (HOME, ELSEWHERE, CULANE, LLAMAS, APOLLOSCAPE)}

@@ -1,6 +1,6 @@
 """A clip: the world that a seed draws, and the drive through it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdlib.simulate.bodies import CAR_PAINTS
 from kdlib.simulate.camera import Lens, Road, lay_road
@@ -8,6 +8,7 @@ from kdlib.simulate.dice import Dice
 from kdlib.simulate.frontage import frontage
 from kdlib.simulate.furniture import furnish, signals
 from kdlib.simulate.ground import Ground, bonnet_outline
+from kdlib.simulate.paint import road_marks, worn_off
 from kdlib.simulate.plan import VIEW, Plan, Thing
 from kdlib.simulate.shape import Color
 from kdlib.simulate.style import WorldStyle
@@ -32,6 +33,7 @@ class Clip:
     lit: bool  # whether lamps are on
     bonnet: list[tuple[float, float]] | None
     bonnet_color: Color
+    worn: bool = False  # whether the lane lines can hardly be seen
 
 
 def draw_up(seed: str, style: WorldStyle, seconds: float) -> tuple[Clip, Dice]:
@@ -60,11 +62,22 @@ def draw_up(seed: str, style: WorldStyle, seconds: float) -> tuple[Clip, Dice]:
         dice.uniform(*style.horizon),
         dice.uniform(0.46, 0.54),
         dice.uniform(*style.camera_height),
-        dice.bell(-0.02, 0.02),
+        dice.bell(-style.roll, style.roll),
     )
     own_lane = plan.ahead - 1 if dice.chance(0.65) else 0
+    # What only some worlds have has dice of its own, so that it moves nothing in the others.
+    more = Dice(style.name, seed, "road")
+    if style.roams:
+        own_lane = more.integer(0, plan.ahead - 1)
     offset = style.way * plan.lane * (own_lane + 0.5) + dice.uniform(-0.4, 0.4)
     ground = plan.ground()
+    if style.near:
+        ground = replace(ground, near=True)
+    worn = style.worn > 0 and more.chance(style.worn)
+    if worn:
+        ground = worn_off(ground, more)
+    if style.marked:
+        ground = replace(ground, marks=road_marks(plan, ground, more))
     for side in (-1, 1):
         frontage(plan, side)
         furnish(plan, side)
@@ -90,5 +103,6 @@ def draw_up(seed: str, style: WorldStyle, seconds: float) -> tuple[Clip, Dice]:
         plan.lit,
         outline,
         dice.tint(dice.pick(CAR_PAINTS), 0.2),
+        worn,
     )
     return clip, dice

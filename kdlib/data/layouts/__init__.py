@@ -5,20 +5,29 @@ Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, 
 ``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``. By ``TASK`` it adds
 
 - "segmentation": ``read_label``;
+- "lanes": ``read_label``, ``read_lanes`` and ``METRIC``, the official one: "culane" or "llamas";
 - "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti"; and
   perhaps ``RARE``, classes that a second mean leaves out.
+
+Where a paper cuts the top of the pictures off, ``read_image`` and ``read_label`` do so. Such a
+module has ``read_whole``, ``top_of``, ``TOP``, ``FULL`` and the ``CLASS_WEIGHTS`` of that paper's
+cross entropy. CULane adds ``SCENARIOS``, ``scenario`` and ``existence``, LLAMAS ``lane_map``,
+ApolloScape ``EVALUATED`` and ``label_ids``.
 """
 
 from types import ModuleType
 
 from kdlib.data.layouts import (
     ade20k,
+    apolloscape,
     bdd100k,
     bdd100k_boxes,
     camvid,
     cityscapes,
     coco,
+    culane,
     kitti,
+    llamas,
     voc,
 )
 from kdlib.data.layouts.sample import IGNORE, LayoutError, Problem, Sample, Video
@@ -32,6 +41,9 @@ LAYOUTS: dict[str, ModuleType] = {
     "kitti": kitti,
     "voc07": voc,
     "coco": coco,
+    "culane": culane,
+    "llamas": llamas,
+    "apolloscape": apolloscape,
 }
 
 __all__ = ["IGNORE", "LAYOUTS", "LayoutError", "Problem", "Sample", "Video", "get"]

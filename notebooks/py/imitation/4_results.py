@@ -18,7 +18,7 @@ from kdlib import config, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.evaluation.feeding import to_device
-from kdlib.report import arms, boxes, imitation, ledger, look, notes, published
+from kdlib.report import arms, boxes, imitation, ledger, look, notes, pairs, published
 from kdlib.report import imitation_figures as figures
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
@@ -156,6 +156,19 @@ sweep
 # stand for the whole map; ours has F for that, drawn to the left of 0, because ψ = 0 itself is
 # another region (page 2). ψ = 1 is the student alone.
 #
+# ## The larger detectors
+#
+# The paper's other students are Faster R-CNNs on VOC07 and COCO. Their networks, losses and runs
+# are here (`imitation-voc-*`, `imitation-coco-*`); their length is a GPU's work.
+
+# %%
+larger = pairs.pairs_table(records, paper.tables, scale=scale)
+larger
+
+# %% [markdown]
+# "Not run" is said of every row without a record at this scale. Put VOC07 or COCO in place (README,
+# real data), run a pair, and its row fills.
+#
 # ## What they see
 #
 # Three stills of the reported split, spread evenly over it and not chosen. Each takes two lines.
@@ -218,7 +231,7 @@ grid
 # %%
 book = ledger.ledger_table(paper, "detection")
 kept = {"table": table, "short": short, "published": theirs, "ledger": book}
-kept |= {"classes": by_class, "psi": widths}
+kept |= {"classes": by_class, "psi": widths, "pairs": larger}
 for name, one in kept.items():
     one.save(out / name)
 saved = {"headline": headline, "classes": classes, "psi": sweep}

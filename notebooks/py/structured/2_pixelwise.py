@@ -200,7 +200,7 @@ print("ok: its factor with the conference's mean would be 8 x classes too small"
 
 
 # %% [markdown]
-# On $k$ devices the released code sums over $8/k$ pictures each and averages the gradients, so there
+# On $k$ devices the released code sums over $8/k$ pictures each and averages gradients, so there
 # the factor is worth $80/k$; here it stays 80. Halving the batch halves it in both: one of the
 # reasons why users with small batches could not repeat the published figures. In this library a
 # weight set holds factor and variant together, and there is no way to ask for one without the

@@ -1,0 +1,316 @@
+"""Inter-region affinity distillation: how the regions of a scene relate to each other.
+
+Hou, Ma, Liu, Hui, Loy, "Inter-region affinity distillation for road marking segmentation", CVPR
+2020 (arXiv 2004.05304); fact sheet inter_region_affinity, section 1. The authors released none of
+this (section 0): the paper's formulas are the reference, and what they leave open is said at each
+function.
+
+Each class's part of the image, slightly widened, is a node; its vectors are the mean, variance and
+skewness of every channel there; the cosines between nodes make one matrix per order; the student's
+matrices shall be the teacher's. Only n x n matrices meet, so the two networks need neither the same
+channels nor the same size.
+
+No function stops the teacher's gradient: run the teacher without gradients, which also is quicker.
+
+Shape suffixes: N images, C channels, H rows, W columns, R regions, L lanes.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib.losses import matching
+from kdlib.losses.areas import areas_of_interest
+from kdlib.losses.moments import central_moments
+from kdlib.resize import to_grid
+
+__all__ = [
+    "affinity_loss",
+    "areas_of_interest",
+    "attention_transfer",
+    "existence_bce",
+    "moment_pooling",
+    "region_affinity",
+    "soft_targets",
+]
+
+SKEWNESS = ("variance", "std")
+NODES = ("all", "present", "foreground")
+NORMALISATIONS = ("l2", "none", "softmax")
+REDUCTIONS = ("sum", "mean")
+
+_SLICE = 32  # channels squared at once
+
+
+def moment_pooling(
+    features_NCHW: Tensor, areas_NRHW: Tensor, *, skewness: str = "variance", eps: float = 1e-10
+) -> Tensor:
+    """Mean, variance and skewness of each channel inside each area.
+
+    Fact sheet inter_region_affinity, section 1.2, with the sums inside the area (read literally,
+    the printed ones run over the whole map). With x of the n pixels of an area:
+
+        mean = sum x / n,  variance = sum (x - mean)^2 / n,  skewness = sum ((x - mean) / d)^3 / n
+
+    where d = variance + eps as printed ("variance"), or d = sqrt(variance + eps), the textbook's
+    ("std"). As printed, the quieter a channel the larger its skewness: a nearly constant one
+    outweighs all others, and its gradient is large.
+
+    Centred before powers are taken (`kdlib.losses.moments`): a constant channel has variance and
+    skewness 0 exactly, so has an area of one pixel, and one of two pixels has no skewness.
+
+    Args:
+        features_NCHW: half types are computed in float32, float64 stays.
+        areas_NRHW: bool, or numbers of which 0 means no; of the same N, H and W.
+        skewness: "variance" or "std".
+        eps: above 0.
+
+    Returns:
+        (N, 3, R, C). 0 throughout, and without a gradient, where an area is empty. Differentiable
+        once.
+
+    Raises:
+        ValueError: shapes that do not agree, an unknown skewness, an eps that is not positive.
+    """
+    _known("skewness", skewness, SKEWNESS)
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, not {eps}")
+    if (
+        features_NCHW.dim() != 4
+        or areas_NRHW.dim() != 4
+        or features_NCHW.shape[0] != areas_NRHW.shape[0]
+        or features_NCHW.shape[2:] != areas_NRHW.shape[2:]
+    ):
+        raise ValueError(
+            f"features (N, C, H, W) and areas (N, R, H, W) must agree in N, H and W, not "
+            f"{tuple(features_NCHW.shape)} and {tuple(areas_NRHW.shape)}; give areas_of_interest "
+            "the size of the features"
+        )
+    dtype = torch.promote_types(features_NCHW.dtype, torch.float32)
+    with torch.autocast(features_NCHW.device.type, enabled=False):
+        areas_NRHW = areas_NRHW if areas_NRHW.dtype == torch.bool else areas_NRHW != 0
+        mean_NRC, variance_NRC, third_NRC = central_moments(features_NCHW.to(dtype), areas_NRHW)
+        divisor_NRC = variance_NRC + eps
+        if skewness == "std":
+            divisor_NRC = divisor_NRC.sqrt()
+        # one by one: eps^3 is below what float32 holds for a small eps
+        skewness_NRC = third_NRC / divisor_NRC / divisor_NRC / divisor_NRC
+        return torch.stack([mean_NRC, variance_NRC, skewness_NRC], 1)
+
+
+def region_affinity(moments: Tensor) -> Tensor:
+    """The affinity graph: cosines between the regions' vectors, for each order.
+
+    Fact sheet inter_region_affinity, section 1.3.
+
+    Args:
+        moments: (N, 3, R, C) of `moment_pooling`. Half types are computed in float32.
+
+    Returns:
+        (N, 3, R, R), symmetric; 1 on the diagonal. A zero vector, such as an absent region's, has
+        0 with all and with itself, and takes no gradient.
+
+    Raises:
+        ValueError: another number of dimensions.
+    """
+    if moments.dim() != 4:
+        raise ValueError(f"moments must be (N, 3, R, C), not {tuple(moments.shape)}")
+    with torch.autocast(moments.device.type, enabled=False):
+        units = _units(moments.to(torch.promote_types(moments.dtype, torch.float32)))
+        return units @ units.transpose(2, 3)
+
+
+def _units(vectors: Tensor) -> Tensor:
+    """Vectors of the last dimension over their norms; zero stays zero."""
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    some = largest > 0
+    # a cosine does not depend on scale, but squares of 1e20 or 1e-25 would leave float32
+    vectors = (vectors / largest.where(some, 1)).where(some, 0)
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norm.where(some, 1)
+
+
+def affinity_loss(
+    student_NCHW: Tensor,
+    teacher_NCHW: Tensor,
+    areas_student: Tensor,
+    areas_teacher: Tensor | None = None,
+    *,
+    skewness: str = "variance",
+    nodes: Literal["all", "present", "foreground"] = "all",
+) -> Tensor:
+    """Squared difference of the two networks' affinity graphs.
+
+    Fact sheet inter_region_affinity, section 1.4: 1 / (3 n^2) times the sum over the three orders
+    and all n x n pairs. The mean over images is our reading, and so is what becomes of classes that
+    an image does not show, of which the paper says nothing:
+
+    - "all": n = R; an absent class has affinity 0 in both networks, and counts in n;
+    - "present": nodes are the classes whose area is not empty in either network, n their number in
+      each image. An image without any adds 0;
+    - "foreground": class 0 is left out of nodes and n. Absent classes still count.
+
+    Args:
+        student_NCHW: features; half types are computed in float32, float64 stays.
+        teacher_NCHW: features of the same N; channels and size may differ. It costs less where it
+            needs no gradient.
+        areas_student: (N, R, H, W) of `areas_of_interest` at the student's size.
+        areas_teacher: the same at the teacher's size. None: the student's.
+        skewness: as in `moment_pooling`.
+        nodes: one of the above.
+
+    Returns:
+        Scalar; 0 for an empty batch. A region of one pixel or none gives exact, finite gradients.
+        Differentiable once.
+
+    Raises:
+        ValueError: shapes that do not agree, an unknown skewness or unknown nodes, "foreground"
+        where there is no other class.
+    """
+    _known("nodes", nodes, NODES)
+    areas_teacher = areas_student if areas_teacher is None else areas_teacher
+    if areas_student.shape[:2] != areas_teacher.shape[:2]:
+        raise ValueError(
+            f"the areas of student and teacher must agree in N and R, not "
+            f"{tuple(areas_student.shape)} and {tuple(areas_teacher.shape)}"
+        )
+    if nodes == "foreground":
+        areas_student, areas_teacher = areas_student[:, 1:], areas_teacher[:, 1:]
+        if not areas_student.shape[1]:
+            raise ValueError("nodes='foreground' needs a class beside class 0; there is one region")
+    with torch.autocast(student_NCHW.device.type, enabled=False):
+        affinity_s, affinity_t = (
+            region_affinity(moment_pooling(features, areas, skewness=skewness))
+            for features, areas in ((student_NCHW, areas_student), (teacher_NCHW, areas_teacher))
+        )
+        difference_N3RR = (affinity_s - affinity_t).square()
+        n_images, n_regions = areas_student.shape[:2]
+        if nodes == "present":
+            shown_NR = [areas.flatten(2).any(2) for areas in (areas_student, areas_teacher)]
+            present_NR = shown_NR[0] & shown_NR[1]
+            pairs_N1RR = (present_NR[:, None] & present_NR[:, :, None])[:, None]
+            n_N = present_NR.sum(1).clamp(min=1)
+            per_image_N = difference_N3RR.where(pairs_N1RR, 0).sum((1, 2, 3)) / (3 * n_N.square())
+        else:
+            per_image_N = difference_N3RR.sum((1, 2, 3)) / (3 * n_regions**2)
+        return per_image_N.sum() / max(n_images, 1)
+
+
+def attention_transfer(
+    student_NCHW: Tensor,
+    teacher_NCHW: Tensor,
+    *,
+    normalise: Literal["l2", "none", "softmax"] = "l2",
+    reduction: Literal["sum", "mean"] = "sum",
+) -> Tensor:
+    """Squared difference of attention maps: the squares of a feature, summed over channels.
+
+    Fact sheet inter_region_affinity, section 1.5; Zagoruyko, Komodakis, "Paying more attention to
+    attention", ICLR 2017, whose maps are divided by their norms ("l2"). "none" takes the map as it
+    is, as the formula reads; "softmax" is the spatial softmax in the authors' lane networks.
+
+    Args:
+        student_NCHW: features; half types are computed in float32, float64 stays.
+        teacher_NCHW: features of the same N, any channels. Where the sizes differ its map is
+            brought to the student's (`kdlib.resize.to_grid`) before it is normalised; the paper is
+            silent about it. Run the teacher without gradients.
+        normalise: over all pixels of an image, see above. A map of zeros stays one under "l2".
+        reduction: over the pixels: "sum" as printed, or "mean".
+
+    Returns:
+        Scalar: mean over N. 0 for an empty batch.
+
+    Raises:
+        ValueError: features that are not (N, C, H, W) of one N, unknown normalise or reduction.
+    """
+    _known("normalise", normalise, NORMALISATIONS)
+    _known("reduction", reduction, REDUCTIONS)
+    if (
+        student_NCHW.dim() != 4
+        or teacher_NCHW.dim() != 4
+        or student_NCHW.shape[0] != teacher_NCHW.shape[0]
+    ):
+        raise ValueError(
+            f"student and teacher features must be (N, C, H, W) with the same N, not "
+            f"{tuple(student_NCHW.shape)} and {tuple(teacher_NCHW.shape)}"
+        )
+    n_images = student_NCHW.shape[0]
+    if not n_images:
+        return _attention(student_NCHW).sum()
+    student_NHW, teacher_NHW = _attention(student_NCHW), _attention(teacher_NCHW)
+    if student_NHW.shape != teacher_NHW.shape:
+        teacher_NHW = to_grid(teacher_NHW[:, None], tuple(student_NHW.shape[1:])).squeeze(1)
+    maps = [attention.flatten(1) for attention in (student_NHW, teacher_NHW)]
+    if normalise == "l2":
+        norms = [torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in maps]
+        maps = [each / norm.where(norm > 0, 1) for each, norm in zip(maps, norms, strict=True)]
+    elif normalise == "softmax":
+        maps = [each.softmax(1) for each in maps]
+    squares_NP = (maps[0] - maps[1]).square()
+    return squares_NP.sum() / n_images if reduction == "sum" else squares_NP.mean()
+
+
+def _attention(features_NCHW: Tensor) -> Tensor:
+    """(N, H, W): sum of squares over the channels."""
+    features_NCHW = features_NCHW.to(torch.promote_types(features_NCHW.dtype, torch.float32))
+    # in slices, so that the squares of 2048 channels never lie in memory at once
+    return sum(part.square().sum(1) for part in features_NCHW.split(_SLICE, 1))
+
+
+def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """The baseline KD: the teacher's class distribution, softened, at every pixel.
+
+    Fact sheet inter_region_affinity, section 1.5 ("KD baseline"); `kdlib.losses.matching` without
+    masks. The paper gives no temperature.
+
+    Args:
+        student, teacher: logits (N, C, H, W) of one shape.
+        temperature: T > 0, divides both.
+
+    Returns:
+        Scalar in nats: T^2 KL(teacher || student), sum over classes, mean over N and pixels.
+
+    Raises:
+        ValueError: different shapes, a temperature that is not positive.
+    """
+    return matching.segmentation(student, teacher, temperature=temperature)
+
+
+def existence_bce(logits_NL: Tensor, exists_NL: Tensor, *, released: bool = False) -> Tensor:
+    """Binary cross entropy of "this lane is in the image".
+
+    Fact sheet inter_region_affinity, sections 1.5 and 2. The released CULane code puts a sigmoid at
+    the end of the network and then takes the loss that applies its own, so that its probabilities
+    lie in 0.5 .. 0.73: `released=True` does the same.
+
+    Args:
+        logits_NL: before any sigmoid. Half types are computed in float32, float64 stays.
+        exists_NL: bool, or 0 and 1.
+        released: the form with two sigmoids.
+
+    Returns:
+        Scalar in nats: mean over N and L; 0 for an empty batch.
+
+    Raises:
+        ValueError: tensors of different shapes, or not (N, L).
+    """
+    if logits_NL.dim() != 2 or logits_NL.shape != exists_NL.shape:
+        raise ValueError(
+            f"logits and existence must both be (N, lanes), not {tuple(logits_NL.shape)} and "
+            f"{tuple(exists_NL.shape)}"
+        )
+    dtype = torch.promote_types(logits_NL.dtype, torch.float32)
+    logits_NL = logits_NL.to(dtype)
+    if released:
+        logits_NL = logits_NL.sigmoid()
+    # a copy: the gradient keeps it, which tensors of inference mode refuse
+    exists_NL = exists_NL.to(dtype, copy=True)
+    total = F.binary_cross_entropy_with_logits(logits_NL, exists_NL, reduction="sum")
+    return total / max(logits_NL.numel(), 1)
+
+
+def _known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")

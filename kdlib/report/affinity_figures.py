@@ -1,0 +1,151 @@
+"""Figures of inter-region affinity distillation. Every title is a sentence from the records.
+
+Scores are percentages, differences are points and paired by seed; see `look` for the marks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from kdlib.report import ablation_figures as panels
+from kdlib.report import affinity, arms, look
+from kdlib.report.affinity import (
+    BENCHMARKS,
+    FAMILY,
+    STUDENTS,
+    VARIANT_FAMILY,
+    VARIANTS,
+    Benchmark,
+    of_student,
+    published_of,
+)
+from kdlib.report.affinity_parts import NOUNS, parts
+from kdlib.report.arms import spread_text
+from kdlib.report.look import Picture, style
+from kdlib.report.published import Published
+from kdlib.report.rows import BASELINE
+
+
+def headline(
+    records: pd.DataFrame,
+    published: Published | None = None,
+    *,
+    benchmark: str = "culane",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """Points over labels alone, a panel for each student that was run, under its teacher's line;
+    published ones hollow. The title is `affinity.finding` of the first student.
+    """
+    records = arms.one_scale(records, scale)
+    students = affinity.ran(records, benchmark)
+    each = {name: affinity.scores(records, benchmark, name) for name in students}
+    with style():
+        figure = look.figure(max(6.5, 1.0 + 3.9 * len(students)), 4.6)
+        axes = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
+        for axis, (student, found) in zip(axes, each.items(), strict=True):
+            table = published_of(published, benchmark, student)
+            printed = {f"published, {STUDENTS[student]}": table} if table else {}
+            _panel(axis, found, printed, STUDENTS[student], BENCHMARKS[benchmark])
+        finding = affinity.finding(records, benchmark, students[0])
+        look.title(figure, finding, note or panels.seeds_note(each[students[0]], FAMILY))
+    return figure
+
+
+def part_figure(
+    records: pd.DataFrame,
+    *,
+    benchmark: str = "culane",
+    student: str = "erfnet",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """Points over labels alone in each scenario, lane or class; crossroads hold no lane and are
+    left out.
+    """
+    records = arms.one_scale(records, scale)
+    own, prefix = of_student(records, benchmark, student)
+    baseline = parts(own, f"{prefix}-{BASELINE}", benchmark)
+    gains = {n: parts(own, f"{prefix}-{n}", benchmark) - baseline for n in FAMILY.added}
+    means = pd.DataFrame({n: gain.mean() for n, gain in gains.items()}, columns=list(gains))
+    means = means.dropna(how="all")
+    order = means["intra"].fillna(-1e9).sort_values(ascending=False, kind="stable").index
+    means = means.loc[order]
+    text = part_finding(means, benchmark, student)
+    short = {name: tick.replace("\n", "") for name, tick in FAMILY.ticks.items()}
+    family = replace(FAMILY, rows=short)  # the legend has little room
+    return panels.class_bars(gains, means, family, BENCHMARKS[benchmark].score, text, note)
+
+
+def part_finding(means: pd.DataFrame, benchmark: str = "culane", student: str = "erfnet") -> str:
+    """In how many scenarios, lanes or classes IntRA-KD is above labels alone, and where most.
+
+    means: points over labels alone, a line for each of them, a column for each row of the table.
+    """
+    noun = {"class": "classes"}.get(NOUNS[benchmark], f"{NOUNS[benchmark]}s")
+    gain = means["intra"].dropna() if "intra" in means else pd.Series(dtype=float)
+    if gain.empty:
+        return f"Points in each {NOUNS[benchmark]}: not run yet"
+    most, least = (f"{c} {gain[c]:+.1f}".replace("-", "−") for c in (gain.idxmax(), gain.idxmin()))
+    where = f"most in {most}, least in {least} points"
+    if gain.idxmax() == gain.idxmin():  # one, or all alike
+        where = f"{gain.max():+z.1f} points".replace("-", "−")
+    above = int((gain > 0).sum())
+    return f"With IntRA-KD {STUDENTS[student]} gains in {above} of {len(gain)} {noun}: {where}"
+
+
+def ablation_figure(
+    records: pd.DataFrame,
+    *,
+    benchmark: str = "culane",
+    student: str = "erfnet",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """Points over labels alone of IntRA-KD whole, of each term, and of each level."""
+    records = arms.one_scale(records, scale)
+    found = affinity.scores(records, benchmark, student, VARIANTS)
+    with style():
+        figure = look.figure(7.6, 4.4)
+        axis = figure.subplots()
+        panels.gain_panel(axis, found, {}, VARIANT_FAMILY)
+        axis.set_title(
+            f"{STUDENTS[student]}: points of {BENCHMARKS[benchmark].score.name} over labels alone"
+        )
+        text = note or panels.seeds_note(found, VARIANT_FAMILY)
+        look.title(figure, ablation_finding(found), text)
+    return figure
+
+
+def ablation_finding(found: Mapping[str, pd.Series]) -> str:
+    """Whether the whole of IntRA-KD is above each of its parts; found: score in percent by seed."""
+    named = {"intra-affinity": "affinity alone", "at": "attention alone"}
+    named |= {"intra-high": "the high level alone", "intra-middle": "the middle level alone"}
+    told = []
+    for name, what in named.items():
+        change = (found["intra"] - found[name]).dropna()
+        if len(change):
+            tie = " (tie)" if arms.compare(found["intra"], found[name]) == 0 else ""
+            told.append(f"{what} {spread_text(change)}{tie}")
+    if not told:
+        return "What of IntRA-KD is it: not run yet"
+    n = max(len((found["intra"] - found[name]).dropna()) for name in named)
+    seeds = " (one seed)" if n == 1 else ""
+    return f"The whole of IntRA-KD against {', '.join(told)} points{seeds}"
+
+
+def _panel(
+    axis: Axes,
+    found: Mapping[str, pd.Series],
+    printed: Mapping,
+    who: str,
+    known: Benchmark,
+) -> None:
+    panels.gain_panel(axis, found, printed, FAMILY)
+    alone = arms.Spread.of(found[BASELINE])
+    room = (found["teacher"] - found[BASELINE]).dropna()
+    look.reference(axis, room, "teacher", look.COLOURS["teacher"])
+    score = f"alone {spread_text(alone, sign=False)} %" if alone.n else "not run"
+    axis.set_title(f"{who}, {score}\n(points of {known.score.name} over labels alone)")
