@@ -195,7 +195,8 @@ class Schedule:
     lr: float
     optimiser: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.01  # on matrices only for adamw, on everything for sgd
-    decay: Literal["cosine", "poly"] = "cosine"
+    decay: Literal["cosine", "poly", "step"] = "cosine"
+    drops: tuple[float, ...] | None = None  # of step: shares of the run, each a tenth
     warmup: int = 0  # steps of linear warm-up
     clip_norm: float = 0.0  # 0 = no gradient clipping
     ema: float = 0.0  # decay of averaged weights, which are then the result; 0 = off
@@ -203,6 +204,13 @@ class Schedule:
     save_every_s: float = 60.0  # seconds between two resume points
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
+
+    def __post_init__(self):
+        drops = self.drops or ()
+        if (self.decay == "step") != bool(drops):
+            raise ConfigError("schedule.drops: needed by decay: step, and by no other decay")
+        if any(not 0 < share < 1 for share in drops):
+            raise ConfigError(f"schedule.drops: shares between 0 and 1, found {drops}")
 
 
 @dataclass(frozen=True)
@@ -240,8 +248,9 @@ class Run:
         settings = dataclasses.asdict(self)
         for key in ("name", "seed", "title"):
             settings.pop(key)
-        for key in ("workers", "save_every_s"):
-            (settings["schedule"] or {}).pop(key, None)
+        schedule = settings["schedule"] or {}
+        for key in ("workers", "save_every_s", *(() if schedule.get("drops") else ("drops",))):
+            schedule.pop(key, None)
         # The block of another method or of another kind of network changes nothing here, and so
         # does an option that a network of this kind got later and that this run leaves alone.
         method, model = settings["method"] or {}, settings["model"] or {}

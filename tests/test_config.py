@@ -244,3 +244,12 @@ def test_the_parameters_of_this_repository_load_at_every_scale(monkeypatch):
             assert (run.frames is None) == (run.schedule is not None), f"{name} at {scale}"
             if run.data.frames:
                 assert runs[run.data.frames].frames is not None
+
+
+def test_a_rate_that_drops_needs_to_know_when():
+    with pytest.raises(ConfigError, match=r"schedule\.drops"):
+        config.Schedule(steps=10, batch=2, lr=1e-3, decay="step")
+    with pytest.raises(ConfigError, match=r"schedule\.drops"):
+        config.Schedule(steps=10, batch=2, lr=1e-3, drops=(0.5,))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        config.Schedule(steps=10, batch=2, lr=1e-3, decay="step", drops=(5.0,))

@@ -403,6 +403,12 @@ def test_the_resume_folder_changes_with_what_it_is_made_from():
     assert resuming.folder_of(make_run(workers=3), Path("."), "data") in folders
 
 
+def test_a_stepped_rate_is_a_tenth_after_each_drop():
+    plan = make_run(steps=20, lr=0.5, warmup=0, decay="step", drops=(0.5, 0.75)).schedule
+    rates = [training.learning_rate(plan, step) for step in (0, 9, 10, 14, 15, 19)]
+    assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+
+
 def test_two_processes_train_like_one(tmp_path):
     body = f"""
     import os
