@@ -6,6 +6,7 @@ starts. How a block is put together is told in `kdlib.blocks`.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import typing
@@ -287,7 +288,15 @@ def load_run(name: str, *, scale: str | None = None, seed: int = 0) -> Run:
 
     Raises ConfigError for an unknown name, scale or key, a missing key and a value of a wrong type.
     """
-    return build_run(read_params(repository() / "params.yaml"), name, scale=scale, seed=seed)
+    path = repository() / "params.yaml"
+    state = path.stat()
+    return build_run(_params(path, state.st_mtime_ns, state.st_size), name, scale=scale, seed=seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _params(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """The file in that state, read once: a page of results looks up some thirty runs."""
+    return read_params(path)
 
 
 def build_run(params: dict[str, Any], name: str, *, scale: str | None = None, seed: int = 0) -> Run:

@@ -5,6 +5,7 @@ many would retrain a network for a docstring. The import closure is neither.
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +33,17 @@ def closure(start: Path, root: Path) -> list[str]:
     return sorted(p.relative_to(root).as_posix() for p in kept)
 
 
-def _imported(path: Path, root: Path) -> Iterator[Path]:
+def _imported(path: Path, root: Path) -> list[Path]:
+    return _imported_as_of(path, root, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)  # fifty stages import much the same hundred files
+def _imported_as_of(path: Path, root: Path, changed: int) -> list[Path]:
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return list(_named(tree, path, root))
+
+
+def _named(tree: ast.AST, path: Path, root: Path) -> Iterator[Path]:
     for node in _outside_type_checking(tree):
         if isinstance(node, ast.Import):
             for name in node.names:
