@@ -124,6 +124,7 @@ class Structured:
     critic: Literal["wgan-gp", "hinge"] | None = None  # None = as the weights' source
     critic_blocks: int = 4  # fewer for logits under 64 pixels a side
     unlabelled: bool = False  # unlabelled images join; the terms but the cross entropy count there
+    pixelwise_weight: float | None = None  # None = as the weights' source
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,20 @@ class Affinity:
     levels: tuple[Literal["middle", "high"], ...] = ("middle", "high")  # of affinity, attention
     affinity_weight: float = 0.1
     attention_weight: float = 0.1
-    soft_weight: float = 1.0  # not published
+    soft_weight: float = 0.1  # not published; as the other two
     temperature: float = 4.0  # of the soft targets; not published
     kernel: int = 5  # pixels a side by which a class's mask is widened
     skewness: Literal["variance", "std"] = "variance"  # its divisor: as printed, or the textbook's
     nodes: Literal["all", "present", "foreground"] = "all"
+
+    def __post_init__(self):
+        where = "method.affinity"
+        if not self.levels:
+            raise ConfigError(f"{where}.levels: name one at least, middle or high")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ConfigError(f"{where}.kernel: an odd number of pixels, found {self.kernel}")
+        if not self.temperature > 0:
+            raise ConfigError(f"{where}.temperature: over 0, found {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,8 @@ class Run:
         # does an option that a network of this kind got later and that this run leaves alone.
         method, model = settings["method"] or {}, settings["model"] or {}
         settings["method"] = {k: v for k, v in method.items() if v is not None} or None
+        if (structured := method.get("structured")) and structured["pixelwise_weight"] is None:
+            del structured["pixelwise_weight"]
         if imitation := method.get("imitation"):
             settings["method"]["imitation"] = {k: v for k, v in imitation.items() if v is not None}
         if detector := model.pop("detector", None):

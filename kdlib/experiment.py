@@ -23,7 +23,17 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from kdlib import checkpoint, config, evaluation, methods, models, resuming, runtime, training
+from kdlib import (
+    checkpoint,
+    config,
+    evaluation,
+    files,
+    methods,
+    models,
+    resuming,
+    runtime,
+    training,
+)
 from kdlib.config import Run, load_run
 from kdlib.data import layouts, loader
 from kdlib.data.layouts.sample import Sample
@@ -58,12 +68,14 @@ def prepare(run: Run) -> Parts:
     """Data, network, teacher and method of a run, on the device; checks before work starts."""
     root = config.repository()
     require_data(run, root)
+    if run.teacher is not None:  # wanted for the scores too, where the method does without
+        _require_run(load_run(run.teacher, scale=run.scale, seed=run.seed), root)
     fabric = runtime.fabric(run.schedule.precision)
     data = run.data
     labelled = loader.select(data.layout, root / data.root, data.labelled, run.seed)
     report = loader.select(data.layout, root / data.root, data.report, run.seed)
     _check_report(run, root, report)
-    labels = loader.Remembered(loader.Stills(data.layout, labelled, data.size, labels=True))
+    labels = _remembered(run, loader.Stills(data.layout, labelled, data.size, labels=True))
 
     reader = layouts.get(data.layout)
     weights = _class_weights(run, labels)
@@ -221,7 +233,7 @@ def load_network(run: Run, root: Path, fabric: Fabric) -> tuple[nn.Module, dict[
     """A finished run's network in evaluation mode, and the notes saved with its weights."""
     path = _require_run(run, root) / "model.safetensors"
     tensors, notes = checkpoint.load(path)
-    network = build_network(run)
+    network = build_network(dataclasses.replace(run, init=None))  # no ImageNet to be overwritten
     checkpoint.fit(network, tensors, path)
     network = network.to(fabric.device, memory_format=torch.channels_last)
     return network.eval(), notes
@@ -246,7 +258,7 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
         title="teacher check",
     )
     teacher.check(reached[evaluation.headline(taught.data.layout)])
-    return teacher, _hash_file(root / taught.folder / "model.safetensors")
+    return teacher, files.content_hash(root / taught.folder / "model.safetensors")
 
 
 def make(run: Run) -> dict[str, Any] | None:
@@ -281,12 +293,17 @@ def _source(
         clipped = load_run(data.frames, scale=run.scale)
         folder = _require_run(clipped, root)
         sources.append(loader.ClippedFrames(folder, "pool", data.size, count=data.pool))
-        words.append(_hash_file(folder / "manifest.csv"))
+        words.append(files.content_hash(folder / "manifest.csv"))
     for subset in data.unlabelled:
         stills = loader.select(data.layout, root / data.root, subset, run.seed)
         sources.append(loader.Stills(data.layout, stills, data.size, labels=False))
         words.append(_hash_files(stills))
-    return loader.Remembered(loader.Joined(*sources)), "/".join(words)
+    return _remembered(run, loader.Joined(*sources)), "/".join(words)
+
+
+def _remembered(run: Run, source: loader.Source) -> loader.Remembered:
+    """Every worker of the loader keeps images of its own: they share what one may keep."""
+    return loader.Remembered(source, loader.MEMORY // max(1, run.schedule.workers))
 
 
 def _check_report(run: Run, root: Path, report: list[Sample]) -> None:
@@ -322,7 +339,7 @@ def _start(run: Run, root: Path, network: nn.Module) -> str:
     if run.released is not None:
         path = root / run.released
         checkpoint.fit(network, espnet.load_released(path).state_dict(), path)
-        return _hash_file(path)
+        return files.content_hash(path)
     if run.init in (None, "imagenet"):
         return ""
     start = load_run(run.init, scale=run.scale, seed=run.seed)
@@ -332,18 +349,24 @@ def _start(run: Run, root: Path, network: nn.Module) -> str:
     if before != after:
         tensors = _with_new_classes(tensors, network, before, after)
     checkpoint.fit(network, tensors, path)
-    return _hash_file(path)
+    return files.content_hash(path)
 
 
 def _with_new_classes(
     tensors: dict[str, torch.Tensor], network: nn.Module, before: int, after: int
 ) -> dict[str, torch.Tensor]:
-    """Weights of a network for other classes; layers that score the classes stay as drawn."""
+    """Weights of a network for other classes; layers that score the classes stay as drawn.
+
+    Those have a fixed number of rows for each class, and perhaps some more: for the background, for
+    the box of an anchor.
+    """
     own = network.state_dict()
 
     def scores_classes(key: str) -> bool:
         there, here = tensors[key].shape, own[key].shape if key in own else ()
-        return there != here and there[:1] == (before,) and here == (after, *there[1:])
+        if there == here or not (there and here) or there[1:] != here[1:]:
+            return False
+        return (there[0] - here[0]) % (before - after) == 0
 
     return {key: own[key] if scores_classes(key) else tensors[key] for key in tensors}
 
@@ -357,8 +380,8 @@ def _require_run(run: Run, root: Path) -> Path:
             make(run)
     elif not done.is_file():
         raise MissingError(
-            f"{done}: not there yet. Run its stage first: `dvc repro` makes everything in "
-            f"order; by hand, open the notebook that makes {run.name}."
+            f"{done}: not there yet. Make it first: `kdlib run {run.name} --scale {run.scale} "
+            f"--seed {run.seed}`, or `dvc repro`, which makes every stage of dvc.yaml in order."
         )
     return folder
 
@@ -384,10 +407,5 @@ def _hash_files(*groups: list[Sample], extra: str = "") -> str:
     for group in groups:
         for sample in group:
             paths = [path for path in (sample.image, sample.label) if path is not None]
-            words += [sample.id, *map(_hash_file, paths)]
+            words += [sample.id, *map(files.content_hash, paths)]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

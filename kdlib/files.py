@@ -1,5 +1,7 @@
 """Files that are replaced whole: whenever a process dies, readers see the old one or the new."""
 
+import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,3 +30,18 @@ def write(path: Path, content: bytes) -> None:
     """Replace a file's content."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's content; a file that has not changed since is not read again.
+
+    A data set's stills may all have their labels in one file of half a gigabyte.
+    """
+    state = path.stat()
+    return _hash(Path(os.path.abspath(path)), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1 << 20)
+def _hash(path: Path, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -108,7 +108,7 @@ def test_without_terms_it_is_the_supervised_student(views):
 def test_factors_are_the_papers_unless_told_otherwise():
     assert Affinity(Block(ALL), CLASSES).weights == {
         **{"cross_entropy": 1.0, "auxiliary": 0.4, "existence": 0.1},
-        **{"affinity": 0.1, "attention": 0.1, "soft_targets": 1.0},
+        **{"affinity": 0.1, "attention": 0.1, "soft_targets": 0.1},
     }
     other = Block(ALL, affinity_weight=0.2, attention_weight=0.3, soft_weight=0.5)
     weights = Affinity(other, CLASSES).weights
@@ -298,12 +298,24 @@ def test_llamas_counts_the_whole_picture(monkeypatch, tmp_path):
     image = lambda path: np.zeros((*mask.shape, 3), np.uint8)  # noqa: E731
     monkeypatch.setattr(reader, "read_image", image)
     monkeypatch.setattr(reader, "read_label", lambda path: mask)
+    whole = np.zeros((358, 638), np.int64)
+    whole[top:] = mask
+    channels = lambda sample: (whole == np.arange(5)[:, None, None]).astype(np.uint8)  # noqa: E731
+    monkeypatch.setattr(reader, "lane_map", channels)
     samples = [Sample("a", tmp_path / "a.png", tmp_path / "a.json")]
     fabric = runtime.fabric("float32")
     sure = Oracle([mask], None)
     scores = evaluation.evaluate(sure, "llamas", samples, (96, 320), fabric=fabric)
     # As the official script has it, the first step of recall gets the precision before it.
     assert scores["map"] > 0.99 and list(scores["ap"]) == ["l1", "l0", "r0", "r1"]
+    # a lane above the cut cannot be found, but is there: half right, it now costs more
+    partly = mask.copy()
+    partly[::2, 120:132] = 0
+    partly[::2, 140:152] = 1
+    half = evaluation.evaluate(Oracle([partly], None), "llamas", samples, (96, 320), fabric=fabric)
+    whole[top // 2 : top, 120:132] = 1
+    less = evaluation.evaluate(Oracle([partly], None), "llamas", samples, (96, 320), fabric=fabric)
+    assert less["ap"]["l1"] != half["ap"]["l1"] and less["ap"]["r1"] == half["ap"]["r1"]
     wrong = Oracle([np.roll(mask, 60, axis=1)], None)
     low = evaluation.evaluate(wrong, "llamas", samples, (96, 320), fabric=fabric)
     assert low["map"] < 0.1
@@ -319,3 +331,20 @@ def test_apolloscape_has_means_of_its_own():
     assert scores["miou36"] == pytest.approx(6 / 8)
     assert scores["miou18"] == pytest.approx(1)  # what is noise in truth counts nowhere
     assert "miou36" not in evaluation.summary(torch.eye(19).long(), layouts.get("bdd100k"))
+
+
+@pytest.mark.parametrize("scale", config.SCALES)
+def test_every_lane_student_can_take_the_pictures_it_is_given(scale):
+    """ERFNet and ENet halve three times: sizes are multiples of 8 at every scale."""
+    params = config.read_params(config.repository() / "params.yaml")
+    for name in params["runs"]:
+        run = config.load_run(name, scale=scale)
+        if run.model is not None and run.model.architecture in ("erfnet", "enet"):
+            for size in (run.data.size, run.augment.crop or run.data.size):
+                assert size[0] % 8 == size[1] % 8 == 0, f"{name}: {size}"
+
+
+def test_settings_that_can_not_work_are_refused_at_once():
+    for wrong in ({"levels": ()}, {"kernel": 4}, {"temperature": 0.0}):
+        with pytest.raises(ConfigError, match=rf"method\.affinity\.{next(iter(wrong))}"):
+            Block(ALL, **wrong)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import checkpoint, experiment, models, unlabelled
-from kdlib.config import Subset, load_run
+from kdlib import checkpoint, experiment, files, models, unlabelled
+from kdlib.config import Method, Subset, load_run
+from kdlib.data.layouts.sample import Sample
 from kdlib.data.loader import DataError
 from kdlib.teacher import TeacherError
 from kdlib.unlabelled import SMOKE_DATA, MissingError
@@ -176,8 +177,14 @@ def test_a_teacher_whose_weights_changed_is_refused(teacher, repository):
 
 
 def test_what_an_earlier_stage_makes_is_missed_by_name(teacher):
-    with pytest.raises(MissingError, match="toy-teacher"):
+    cure = "kdlib run toy-teacher --scale sample --seed 5"
+    with pytest.raises(MissingError, match=cure):
         experiment.prepare(load_run("toy-distil", seed=5))
+    # before it trains, even if only its scores ask for the teacher
+    method = Method("supervised")
+    alone = dataclasses.replace(load_run("toy-distil", seed=5), method=method)
+    with pytest.raises(MissingError, match=cure):
+        experiment.prepare(alone)
     run = load_run("toy-teacher")
     gone = dataclasses.replace(run, data=dataclasses.replace(run.data, root="nowhere"))
     with pytest.raises(MissingError, match="nowhere: no such folder"):
@@ -240,3 +247,36 @@ def test_weights_for_other_classes_leave_the_classifiers_as_drawn(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="another network"):
         tensors = experiment._with_new_classes(before.state_dict(), other, 19, 11)
         checkpoint.fit(other, tensors, tmp_path)
+
+
+def test_a_label_file_of_many_stills_is_read_once(tmp_path, monkeypatch):
+    images = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for image in images:
+        image.write_bytes(image.name.encode())
+    labels = tmp_path / "labels.json"
+    labels.write_text("{}")
+    stills = [Sample(image.stem, image, labels) for image in images]
+    read = []
+    monkeypatch.setattr(files.hashlib, "file_digest", _counting(read, files.hashlib.file_digest))
+    first = experiment._hash_files(stills, stills)
+    assert sorted(read) == sorted(str(path) for path in (*images, labels))
+    labels.write_text("{ }")
+    assert experiment._hash_files(stills, stills) != first
+
+
+def _counting(read, digest):
+    def counted(file, name):
+        read.append(str(file.name))
+        return digest(file, name)
+
+    return counted
+
+
+def test_a_detector_takes_weights_of_other_classes():
+    """Rows for the background and for the boxes of each class go with the classes."""
+    small = {"blocks": (1, 1, 1, 1), "width": 8, "head_channels": 16, "rpn_channels": 8}
+    before, after = (models.build("rcnn-r50", classes, **small) for classes in (20, 3))
+    tensors = experiment._with_new_classes(before.state_dict(), after, 20, 3)
+    checkpoint.fit(after, tensors, Path("elsewhere"))
+    same = [key for key, value in before.state_dict().items() if tensors[key] is value]
+    assert 0 < len(before.state_dict()) - len(same) <= 8

@@ -190,14 +190,14 @@ def test_settings_leave_out_what_can_not_change_a_result():
 
 def test_huge_trees_are_known_by_size(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("one")
-    small = inputs._Hashes().of([tmp_path / "a"])
+    small = inputs.tree_hash([tmp_path / "a"])
     (tmp_path / "a").write_text("two")
-    assert inputs._Hashes().of([tmp_path / "a"]) != small
+    assert inputs.tree_hash([tmp_path / "a"]) != small
     monkeypatch.setattr(inputs, "HASHED_BYTES", 2)
-    huge = inputs._Hashes().of([tmp_path / "a"])
+    huge = inputs.tree_hash([tmp_path / "a"])
     assert huge.endswith("(names and sizes)")
     (tmp_path / "a").write_text("six")
-    assert inputs._Hashes().of([tmp_path / "a"]) == huge
+    assert inputs.tree_hash([tmp_path / "a"]) == huge
 
 
 # -- The whole pipeline, at smoke scale, in a fresh clone -----------------------------------------

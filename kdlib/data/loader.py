@@ -20,6 +20,7 @@ from kdlib.data.shards import Shards
 from kdlib.detection import Boxes, Targets, collate, resized
 from kdlib.runtime import generator
 
+MEMORY = 2 << 30  # bytes of decoded images that a process keeps
 Label = np.ndarray | Boxes  # a mask (H, W) uint8 with 255 = ignore, or boxes in pixels of the image
 
 
@@ -121,7 +122,7 @@ class Joined:
 class Remembered:
     """A source whose decoded images stay in memory while they fit into `budget` bytes."""
 
-    def __init__(self, source: Source, budget: int = 2 << 30):
+    def __init__(self, source: Source, budget: int = MEMORY):
         self.source, self.left, self.seen = source, budget, {}
 
     def __len__(self) -> int:

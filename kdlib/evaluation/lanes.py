@@ -67,7 +67,7 @@ def evaluate(
             label = (
                 None if sample.label is None else torch.from_numpy(reader.read_label(sample.label))
             )
-            rule.add(sample, logits, exists, size, label)
+            rule.add(sample, logits, exists, size)
             if label is not None:
                 seen = bilinear(logits, size)[0].argmax(0)
                 truth = label.to(fabric.device).long()
@@ -109,7 +109,6 @@ class _Culane:
         logits_1CHW: torch.Tensor,
         exists: torch.Tensor | None,
         size_hw: tuple[int, int],
-        label_HW: torch.Tensor | None,
     ) -> None:
         scale = self.reader.FULL[1] / size_hw[1]
         truth = [scale * lane for lane in self.reader.read_lanes(sample)]
@@ -135,15 +134,13 @@ class _Llamas:
         logits_1CHW: torch.Tensor,
         exists: torch.Tensor | None,
         size_hw: tuple[int, int],
-        label_HW: torch.Tensor | None,
     ) -> None:
         # The script reads stored images. Rounded, not cut off: a map without a single 255 predicts
         # nothing at threshold 1.00, and by the rule that alone costs its first step of recall.
         probability = (255 * bilinear(logits_1CHW, size_hw).softmax(1)).round().byte()
-        whole, _ = self.reader.FULL
-        top = self.reader.top_of(round(size_hw[0] * whole / (whole - self.reader.TOP)))
-        label = torch.nn.functional.pad(label_HW.long(), (0, 0, top, 0))
-        probability = metrics.with_top(probability, top)
+        # The truth is that of the whole picture; above the cut nothing is predicted.
+        label = torch.from_numpy(self.reader.lane_map(sample)).argmax(0)
+        probability = metrics.with_top(probability, len(label) - size_hw[0])
         self.rows.append(metrics.llamas_scores(probability, label[None].to(probability.device)))
 
     def scores(self) -> dict[str, Any]:

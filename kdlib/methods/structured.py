@@ -114,6 +114,8 @@ class Structured(Alone):
         self.settings, self.classes = settings, classes
         self.labels = Supervised(class_weights)
         self.set = WEIGHTS[settings.weights]
+        if settings.pixelwise_weight is not None:
+            self.set = replace(self.set, pixelwise=settings.pixelwise_weight)
         self.kind = settings.critic or self.set.kind
         self.needs_pool = settings.unlabelled
         pairs = vars(self.set.pairs)

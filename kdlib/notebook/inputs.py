@@ -13,7 +13,6 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,13 +35,12 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
             raise ConfigError(f"inputs: no run is called {pattern!r}; known: {', '.join(names)}")
     chosen = sorted({name for pattern in patterns for name in fnmatch.filter(names, pattern)})
     runs = [load_run(name, scale=scale) for name in chosen]
-    hashes = _Hashes()
     written = []
     for run in progress.bar(runs, title="inputs"):
         unlabelled.require_data(run, root)
         settings = run.settings()
         body = {"run": run.name, "scale": settings.pop("scale"), "settings": settings}
-        body["data"] = data_hashes(run, root, hashes)
+        body["data"] = data_hashes(run, root)
         path = out / f"{run.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic(path) as temporary:
@@ -51,7 +49,7 @@ def write(patterns: list[str], scale: str, out: Path, root: Path) -> list[Path]:
     return written
 
 
-def data_hashes(run: Run, root: Path, hashes: "_Hashes") -> dict[str, str]:
+def data_hashes(run: Run, root: Path) -> dict[str, str]:
     """Hash of the stills, masks and videos of every split that the run reads, by split.
 
     Whole splits: which stills a seed draws is the run's affair.
@@ -59,7 +57,7 @@ def data_hashes(run: Run, root: Path, hashes: "_Hashes") -> dict[str, str]:
     data, place = run.data, root / run.data.root
     layout = layouts.get(data.layout)
     if run.frames is not None:
-        clips = hashes.of(video.path for video in unlabelled.videos(run))
+        clips = tree_hash(video.path for video in unlabelled.videos(run))
         kept_out = "\n".join(sorted(layout.evaluation_ids(place)))
         return {"videos": clips, "evaluation_ids": hashlib.sha256(kept_out.encode()).hexdigest()}
     found = {}
@@ -68,8 +66,8 @@ def data_hashes(run: Run, root: Path, hashes: "_Hashes") -> dict[str, str]:
             continue
         whole: Subset = dataclasses.replace(subset, draw=0)
         stills = loader.select(data.layout, place, whole, run.seed)
-        files = [f for still in stills for f in (still.image, still.label) if f is not None]
-        found[_name(whole)] = hashes.of(files)
+        both = [(still.image, still.label) for still in stills]
+        found[_name(whole)] = tree_hash(p for pair in both for p in pair if p is not None)
     return found
 
 
@@ -80,30 +78,12 @@ def _name(subset: Subset) -> str:
     return "/".join(words)
 
 
-class _Hashes:
-    """Hashes of lists of files, each file read once."""
-
-    def __init__(self) -> None:
-        self.files: dict[Path, str] = {}
-
-    def of(self, paths: Iterable[Path]) -> str:
-        """One hash for many files, by name and content, or by name and size where they are huge."""
-        paths = sorted(paths)
-        huge = sum(path.stat().st_size for path in paths) > HASHED_BYTES
-        whole = hashlib.sha256()
-        for path in paths:
-            whole.update(
-                f"{path.name} {self._size(path) if huge else self._content(path)}\n".encode()
-            )
-        return whole.hexdigest()[:32] + (" (names and sizes)" if huge else "")
-
-    def _content(self, path: Path) -> str:
-        path = Path(os.path.abspath(path))
-        if path not in self.files:
-            with open(path, "rb") as file:
-                self.files[path] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self.files[path]
-
-    @staticmethod
-    def _size(path: Path) -> int:
-        return path.stat().st_size
+def tree_hash(paths: Iterable[Path]) -> str:
+    """One hash for many files, by name and content, or by name and size where they are huge."""
+    paths = sorted(paths)
+    huge = sum(path.stat().st_size for path in set(paths)) > HASHED_BYTES
+    whole = hashlib.sha256()
+    for path in paths:
+        known_by = path.stat().st_size if huge else files.content_hash(path)
+        whole.update(f"{path.name} {known_by}\n".encode())
+    return whole.hexdigest()[:32] + (" (names and sizes)" if huge else "")
