@@ -15,17 +15,26 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 fine, 1 faults found, 2 wrong use."""
+    """Runs one command and returns its exit code: 0 fine, 1 faults found or an error, 2 wrong use.
+
+    What kdlib raises itself names the file, the cause and the cure, and is printed without a
+    traceback.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
+        # torch raises RuntimeError too: there the traceback is what helps
+        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("kdlib."):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
+    from kdlib.data.layouts import LAYOUTS
+
     parser = argparse.ArgumentParser("kdlib", description="knowledge distillation, driving scenes")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -33,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     check = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "check", help="name every missing, truncated, mis-sized or wrongly coded file of a tree"
     )
-    check.add_argument("layout", help="bdd100k, camvid, cityscapes, ade20k")
+    check.add_argument("layout", help=", ".join(LAYOUTS))
     check.add_argument("root", type=Path, help="folder of the tree")
     check.add_argument("--size", type=_size, help="HEIGHTxWIDTH that every image must have")
     check.add_argument("--full", action="store_true", help="decode every video wholly")

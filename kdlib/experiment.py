@@ -14,6 +14,7 @@ is an error that names its stage.
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,7 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
     taught = load_run(run.teacher, scale=run.scale, seed=run.seed)
     network, notes = load_network(taught, root, fabric)
     teacher = Teacher(
-        network, name=f"{taught.name}, seed {taught.seed}", score=notes["sample_score"]
+        network, name=f"{taught.name}, seed {taught.seed}", score=_number(notes["sample_score"])
     )
     reached = evaluation.evaluate(
         teacher,
@@ -257,8 +258,14 @@ def load_teacher(run: Run, root: Path, fabric: Fabric) -> tuple[Teacher, str]:
         fabric=fabric,
         title="teacher check",
     )
-    teacher.check(reached[evaluation.headline(taught.data.layout)])
+    score = _number(reached[evaluation.headline(taught.data.layout)])
+    teacher.check(score, slack=evaluation.slack(taught.data.layout))
     return teacher, files.content_hash(root / taught.folder / "model.safetensors")
+
+
+def _number(score: float | None) -> float:
+    """A score; NaN, which no teacher passes its check with, where there was nothing to score."""
+    return math.nan if score is None else score
 
 
 def make(run: Run) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from kdlib.detection import DetectionOutput, Detections
 from kdlib.models.outputs import SegmentationOutput
+from kdlib.models.rcnn import TwoStageOutput
 from kdlib.models.shuffledet import AnchorOutput
 
 
@@ -33,7 +34,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(
         self, images_NCHW: torch.Tensor
-    ) -> SegmentationOutput | DetectionOutput | AnchorOutput:
+    ) -> SegmentationOutput | DetectionOutput | AnchorOutput | TwoStageOutput:
         """The network's output for RGB images in 0..1."""
         return self.network(images_NCHW)
 

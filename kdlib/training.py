@@ -21,7 +21,7 @@ from torch import nn
 from kdlib import files, progress, resuming
 from kdlib.config import Run, Schedule
 from kdlib.data import augment, loader
-from kdlib.detection import Targets
+from kdlib.detection import Targets, Untouched
 from kdlib.methods import Method
 from kdlib.runtime import generator, seed_for
 from kdlib.schedule import learning_rate, poly_lr  # noqa: F401  (both belong to a run's training)
@@ -41,6 +41,13 @@ class Trained:
     history: list[dict[str, float]]  # a row per LOG_EVERY steps
     seconds: float  # wall time of the steps, also of those before a kill
     samples: int  # images seen over the whole run, all processes
+
+
+class Mark(NamedTuple):
+    """From where on, between two rows of the history, which weights held."""
+
+    weights: dict[str, float]
+    sums: dict[str, torch.Tensor]  # of the terms, before
 
 
 def train(
@@ -91,6 +98,7 @@ def train(
 
     # 4. Steps. Losses stay on the device between two looks: nothing in a step waits for it.
     sums: dict[str, torch.Tensor] = {}
+    marks: list[Mark] = []
     steps = progress.bar(
         range(first, plan.steps),
         title=f"{run.name}, seed {run.seed}",
@@ -105,7 +113,8 @@ def train(
             target = teacher(views.images) if teacher is not None else None
         output = _answer(module, student, views)
         terms = method.terms(views, output, target)
-        loss = sum(method.weights[name] * term for name, term in terms.items())
+        weights = dict(method.weights)
+        loss = sum(weights[name] * term for name, term in terms.items())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(plan, step)
         optimizer.zero_grad(set_to_none=True)
@@ -123,13 +132,15 @@ def train(
             _average(averaged, student, plan.ema)
         beside = method.follow(views, output, target, step)
 
+        if not marks or marks[-1].weights != weights:
+            marks.append(Mark(weights, dict(sums)))
         for name, term in (terms | beside | {"loss": loss}).items():
             sums[name] = sums.get(name, 0) + term.detach()
         last = step + 1 == plan.steps
         if (step + 1) % LOG_EVERY and not last:
             continue
-        row = _row(step, sums, student, method, learning_rate(plan, step), fabric)
-        sums = {}
+        row = _row(step, sums, marks, student, method, learning_rate(plan, step), fabric)
+        sums, marks = {}, []
         history.append(row)
         steps.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if log:
@@ -194,15 +205,19 @@ def _views(
 
 
 def _answer(module: nn.Module, student: nn.Module, views: augment.Views) -> NamedTuple:
-    """The student's output; a network that samples its own training boxes is shown the labels."""
+    """The student's output; a network that samples its own training boxes is shown the labels.
+
+    The labels go in a holder that Fabric leaves alone: under bf16 it rounds the other arguments.
+    """
     if getattr(student, "wants_targets", False):
-        return module(views.images, views.labels)
+        return module(views.images, Untouched(views.labels))
     return module(views.images)
 
 
 def _row(
     step: int,
     sums: dict[str, torch.Tensor],
+    marks: list[Mark],
     student: nn.Module,
     method: Method,
     lr: float,
@@ -214,8 +229,14 @@ def _row(
     the weights too, because the last step may have spoilt them after its own loss was still sound.
     """
     count = step % LOG_EVERY + 1
-    totals = torch.stack([total.double() for total in sums.values()]) / count
-    means = dict(zip(sums, fabric.all_reduce(totals, reduce_op="mean").tolist(), strict=True))
+    zero = sums["loss"].new_zeros(())
+    earlier = [mark.sums.get(name, zero) for mark in marks[1:] for name in sums]
+    totals = torch.stack([total.double() for total in [*sums.values(), *earlier]]) / count
+    values = fabric.all_reduce(totals, reduce_op="mean").tolist()
+    means, *earlier = (
+        dict(zip(sums, values[start : start + len(sums)], strict=True))
+        for start in range(0, len(values), len(sums))
+    )
     own = [part for part in method.state().values() if part.is_floating_point()]
     norm = float(nn.utils.get_total_norm([p.detach() for p in student.parameters()] + own))
     if not all(math.isfinite(value) for value in (norm, *means.values())):
@@ -226,7 +247,10 @@ def _row(
             "schedule.clip_norm, or look for broken images with `kdlib data check`. The last "
             "resume point is kept: it is from before these steps."
         )
-    weighted = {f"{n}_weighted": method.weights[n] * v for n, v in means.items() if n != "loss"}
+    weighted = {f"{n}_weighted": marks[-1].weights[n] * v for n, v in means.items() if n != "loss"}
+    for mark, after, at in zip(marks, marks[1:], earlier, strict=False):  # weights that changed
+        for name in means.keys() - {"loss"}:
+            weighted[f"{name}_weighted"] += (mark.weights[name] - after.weights[name]) * at[name]
     return {"step": step + 1, "lr": lr, **means, **weighted}
 
 

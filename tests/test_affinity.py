@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kdlib.losses import affinity, moments
+from kdlib.losses import affinity, moment_sums, moments
 from kdlib.losses.affinity import (
     affinity_loss,
     areas_of_interest,
@@ -113,10 +113,10 @@ def scene(*, regions=6, size=(9, 11), kernel=1):
 def way(request, monkeypatch):
     """The ways in which moments are found: on the CPU, there in many parts, and on a device."""
     if request.param == "cut":
-        monkeypatch.setattr(moments, "_BLOCK", 200)
-        monkeypatch.setattr(moments, "_SLICE", 300)
+        monkeypatch.setattr(moment_sums, "_BLOCK", 200)
+        monkeypatch.setattr(moment_sums, "_SLICE", 300)
     elif request.param == "whole":
-        monkeypatch.setattr(moments, "_images", lambda areas: None)
+        monkeypatch.setattr(moment_sums, "images_of", lambda areas: None)
 
 
 # Areas

@@ -397,6 +397,18 @@ def test_loss_has_the_gradient_of_its_formula(features):
     torch.testing.assert_close(gradient, expected)
 
 
+def test_loss_of_a_part_is_divided_as_told(features):
+    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > 0.5
+    cells, whole = mask.sum(), imitation_loss(*features, mask)
+    torch.testing.assert_close(imitation_loss(*features, mask, cells=cells / 2), 2 * whole)
+    assert torch.equal(imitation_loss(*features, mask, cells=cells), whole)
+    parts = [
+        imitation_loss(*(part[n : n + 1] for part in (*features, mask)), cells=cells)
+        for n in range(2)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 def test_an_empty_region_gives_zero():
     adapted = torch.randn(2, 3, 4, 5, requires_grad=True)
     loss = imitation_loss(adapted, torch.randn(2, 3, 4, 5), torch.zeros(2, 4, 5, dtype=torch.bool))

@@ -13,6 +13,7 @@ from kdlib.metrics.lanes import (
     apolloscape_means,
     culane_curve,
     culane_iou,
+    culane_hits,
     culane_match,
     culane_scores,
     lanes_from_probabilities,
@@ -178,6 +179,8 @@ def test_matches_by_hand():
     assert culane_match([upright(1011)], truth, iou_threshold=0.4) == (1, 0, 2)
     # two predictions on one lane: one of them is an error
     assert culane_match([upright(200), upright(203)], truth) == (1, 1, 2)
+    assert culane_hits([upright(203), upright(200)], truth).sum() == 1  # though both overlap it
+    assert culane_hits([upright(700), upright(200)], truth).tolist() == [False, True]
 
 
 def test_nothing_predicted_and_nothing_labelled():

@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from kdlib.models import ModelError, build
 from kdlib.models.inputs import InputNorm
 from kdlib.models.pspnet import PSPNet
+from kdlib.models.rcnn_backbones import vgg_weights
 from kdlib.models.resnet import ResNet, ResNetConfig, imagenet_weights
 
 TINY = ResNetConfig(blocks=(1, 1, 1), width=8, output_stride=8, stem="small")
@@ -235,3 +236,5 @@ def test_imagenet_weights_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr(torchvision.models, "get_weight", lambda name: FakeWeights(error))
     with pytest.raises(ModelError, match=r"no route.*place it as .*checkpoints/resnet18-.*scratch"):
         build("pspnet", 5, depth=18, pretrained=True)
+    with pytest.raises(ModelError, match=r"of VGG11 could not be had \(.*no route"):
+        vgg_weights(11, 64)

@@ -196,6 +196,21 @@ def test_area_rule_equals_the_formula_and_torchvision():
     assert len(got.unique()) == 4
 
 
+def test_levels_follow_the_anchors_scale():
+    """Both mappings, that of the imitation region and that of the heads: equal, and 56 at 8."""
+    assert RCNNConfig(scales=(8,)).canonical == 56
+    assert RCNNConfig(scales=(2,)).canonical == 14
+    assert RCNNConfig(scales=(2, 4, 8)).canonical == pytest.approx(28)
+    sides = torch.tensor([10.0, 27, 28, 55, 56, 111, 112, 500])
+    boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], 1)
+    network = tiny("fpn-r50", scales=(2,))
+    expected = [0, 0, 1, 1, 2, 2, 3, 3]
+    assert network.roi_heads.box_roi_pool.map_levels([boxes]).tolist() == expected
+    got = rcnn.assign_levels(boxes, canonical=network.config.canonical)
+    assert got.int().argmax(1).tolist() == expected
+    assert tiny("fpn-r50", scales=(8,)).roi_heads.box_roi_pool.map_levels.s0 == 224
+
+
 def test_every_rule_and_rows_without_boxes():
     _, targets = batch()
     every = rcnn.assign_levels(targets.xyxy, rule="every", levels=5)

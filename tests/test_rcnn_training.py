@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,8 @@ from kdlib.detection import Boxes, Targets
 from kdlib.losses import imitation
 from kdlib.methods.boxes import SupervisedBoxes, labelled_terms
 from kdlib.methods.imitation import Imitation
-from kdlib.models import rcnn
+from kdlib.models import rcnn, rcnn_detector
+from kdlib.models.fcos import FCOS
 from kdlib.models.outputs import ModelError
 from kdlib.models.shuffledet import ShuffleDet
 from kdlib.report import pairs, published
@@ -144,7 +147,7 @@ def test_one_map_imitates_in_the_cells_that_its_anchors_pick(kind):
 
 
 def large() -> augment.Views:
-    """Boxes whose sides belong to the levels 0, 1 and 3 of four, and an ignored one."""
+    """Boxes of the levels 0, 2 and 3 of four at scale 4, or 0, 1 and 3 at 8; and an ignored one."""
     rows = (
         boxes((8, 8, 60, 60, 1), (0, 0, 150, 120, 0), (10, 10, 30, 40, 2)),
         boxes((0, 0, 500, 460, 2)),
@@ -174,8 +177,8 @@ def level_masks(student, output, views, chosen) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("assign", "chosen"),
     [
-        (None, [[[0], []], [[1], []], [[], []], [[], [0]]]),
-        ("area", [[[0], []], [[1], []], [[], []], [[], [0]]]),
+        (None, [[[0], []], [[], []], [[1], []], [[], [0]]]),
+        ("area", [[[0], []], [[], []], [[1], []], [[], [0]]]),
         ("every", [[[0, 1], [0]]] * 4),
     ],
 )
@@ -190,7 +193,16 @@ def test_boxes_make_the_region_of_their_levels(assign, chosen):
     assert got.keys() == expected.keys()
     for name in got:
         assert torch.equal(got[name], expected[name]), name
-    assert got["p3"][0].any() and got["p3"][1].any() == (assign == "every")
+    assert got["p4"][0].any() and got["p4"][1].any() == (assign == "every")
+
+
+def test_smaller_anchors_send_smaller_boxes_to_a_level():
+    """At scale 8 the box of 150 x 120 pixels belongs to P3, at 4 to P4, at 2 to P5."""
+    student, teacher = pair("pyramid")
+    for scale, level in ((8, 1), (4, 2), (2, 3)):
+        student.config = dataclasses.replace(student.config, scales=(scale,))
+        shared = begun(settings("I"), student, teacher)._shared(large().labels, 4)
+        assert [bool(boxes[0][1].any()) for boxes in shared] == [k == level for k in range(4)]
 
 
 def test_anchors_give_boxes_to_the_levels_that_see_them_best():
@@ -223,7 +235,7 @@ def test_boxes_of_the_labels_make_the_region_g_of_their_level():
     fine = torch.zeros_like(got["p2"])
     fine[0, 2:15, 2:15] = True  # 8 to 60 in steps of 4
     assert torch.equal(got["p2"], fine)
-    assert got["p3"][0].sum() == 19 * 15 and not got["p3"][1].any() and not got["p4"].any()
+    assert got["p4"][0].sum() == 10 * 8 and not got["p4"][1].any() and not got["p3"].any()
     everywhere = region_of(begun(settings("F"), student, teacher), output, views.labels)
     assert all(mask.all() for mask in everywhere.values()) and everywhere.keys() == got.keys()
 
@@ -300,10 +312,24 @@ def test_networks_and_methods_that_do_not_fit_are_refused():
         begun(settings("I"), student, small)
     with pytest.raises(ConfigError, match="G takes no anchors"):
         settings("G", assign="anchors")
+    cells = FCOS(3, channels=8, head_convs=1, levels=(3, 4, 5), blocks=[1, 1, 1], width=8)
+    fits, fabric = Teacher(cells, name="t", score=0.0), runtime.fabric("float32")
+    unfit = [("student", own, fits) for own in (student, small.network)]
+    unfit += [("teacher", cells, told) for told in (teacher, small)]
     for name in ("distil", "matching"):
         method = methods.build(config.Method(name), None, 3, "detection")
-        with pytest.raises(ModelError, match="imitation or supervised"):
-            method.begin(runtime.fabric("float32"), 0, 10, student, teacher)
+        for role, own, told in unfit:
+            with pytest.raises(ModelError, match=f"the {role}, a .* imitation or supervised"):
+                method.begin(fabric, 0, 10, own, told)
+        method.begin(fabric, 0, 10, cells, fits)
+        views = seen()
+        with torch.no_grad():
+            answer, other = fits(views.images), small(views.images)
+        assert method.terms(views, answer, answer)
+        with pytest.raises(ModelError, match="the teacher answers with AnchorOutput"):
+            method.terms(views, answer, other)
+        with pytest.raises(ModelError, match="the student answers with AnchorOutput"):
+            method.terms(views, other, answer)
 
 
 # -- The loop
@@ -391,7 +417,30 @@ def test_other_networks_are_not_shown_the_labels():
 
     views = seen()
     assert training._answer(Alone(), Alone(), views) == 2
-    assert training._answer(Shown(), Shown(), views) is views.labels
+    assert training._answer(Shown(), Shown(), views).targets is views.labels
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_boxes_reach_the_network_exact(precision):
+    """In bfloat16 the box would begin and end at 804 pixels, and hold nothing."""
+
+    given = []
+
+    def spied(targets, num_classes, size_hw):
+        given.append(targets)
+        raise StopIteration
+
+    student, _ = pair("vgg")
+    fabric = runtime.fabric(precision)
+    module = fabric.setup(student)
+    views = seen((64, 832), [boxes((802.5, 8, 805.5, 40, 1)), boxes((3.3, 4.7, 60.1, 50.9, 2))])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(rcnn_detector, "shifted_targets", spied)
+        training._answer(module, student, views)
+    (targets,) = given
+    assert all(torch.equal(own, got) for own, got in zip(views.labels, targets, strict=True))
+    losses = training._answer(module, student, views).losses
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def train_one(folder: Path) -> None:
@@ -602,7 +651,7 @@ def test_pairs_without_records_are_not_run(tmp_path, fgfi):
     write(tmp_path, record("imitation-kitti-i", 0, kitti(0.4)))
     table = pairs.pairs_table(read_records(tmp_path), fgfi.tables)
     shown = table.shown.set_index("")
-    assert len(shown) == 5 and (shown["ours: with I, mAP %"] == "not run").all()
+    assert len(shown) == 7 and (shown["ours: with I, mAP %"] == "not run").all()
     vgg = shown.loc["VOC07: VGG16 → VGG11"]
     assert (vgg["published: teacher"], vgg["published: with I"]) == ("70.4◦", "67.6◦")
     assert (vgg["published: points"], vgg["ours: points"], vgg["n"]) == ("+8.0", "–", "0")
@@ -625,6 +674,57 @@ def test_pairs_that_were_run_stand_beside_the_published(tmp_path, fgfi):
     assert "simulated KITTI" in table.notes[1] and "scale sample" in table.notes[-1]
 
 
+def test_variants_of_the_pyramid_have_rows_of_their_own(tmp_path, fgfi):
+    values = {"teacher": 0.5, "baseline": 0.3, "i": 0.31, "i-anchors": 0.32, "i-every": 0.28}
+    for step, value in values.items():
+        write(tmp_path, record(f"imitation-coco-r50h-{step}", 0, kitti(value)))
+    table = pairs.pairs_table(read_records(tmp_path), fgfi.tables)
+    rows = table.frame.set_index("pair")
+    names = ["coco-res50h-fpn", "coco-res50h-fpn-anchors", "coco-res50h-fpn-every"]
+    assert [round(rows.loc[name, "i"], 1) for name in names] == [31.0, 32.0, 28.0]
+    assert [round(rows.loc[name, "points"], 1) for name in names] == [1.0, 2.0, -2.0]
+    assert (rows.loc[names, "teacher"] == 50).all() and (rows.loc[names, "baseline"] == 30).all()
+    assert rows.loc[names, "published_i"].isna().tolist() == [False, True, True]
+    unprinted = [one for one in table.shown.to_dict("records") if one[""].startswith("the same")]
+    assert [one["published: with I"] for one in unprinted] == ["–", "–"]
+
+
 def test_every_run_of_a_pair_is_among_the_parameters(params):
-    for name, pair in pairs.PAIRS.items():
-        assert {pair.run(step) for step in pairs.STEPS} <= params["runs"].keys(), name
+    families = ("imitation-voc", "imitation-coco")
+    wanted = {name for name in params["runs"] if name.startswith(families)}
+    listed = {pair.run(step) for pair in pairs.PAIRS.values() for step in pairs.STEPS}
+    assert listed == {name for name in wanted if not name.endswith("-start")}
+
+
+# -- The pages of the book
+
+
+def page(name: str, **parameters: str) -> None:
+    """A page as one piece of Python, other parameters in place of its own."""
+    text = (ROOT / f"notebooks/py/imitation/{name}.py").read_text(encoding="utf-8")
+    for key, value in parameters.items():
+        text, count = re.subn(rf'^{key} = "[^"]*"', f'{key} = "{value}"', text, flags=re.MULTILINE)
+        assert count == 1
+    exec(compile(text, name, "exec"), {"__name__": name})
+
+
+@pytest.mark.parametrize("name", ["1_teacher", "3_student"])
+def test_pages_of_the_small_detector_refuse_the_larger_ones(repository, name):
+    with pytest.raises(ValueError, match="use `kdlib run imitation-voc-vgg11-i --scale smoke`"):
+        page(name, run="imitation-voc-vgg11-i")
+
+
+def test_the_page_of_results_needs_no_kitti(repository):
+    """With VOC07 alone, a pair's records make the table of pairs, and no picture is shown."""
+    shutil.copytree(ROOT / "published", repository / "published")
+    folder = repository / "results/imitation/records/paper"
+    for step, value in {"teacher": 0.7, "baseline": 0.58, "i": 0.66}.items():
+        one = record(f"imitation-voc-vgg11-{step}", 0, kitti(value), scale="paper")
+        path = folder / one["run"] / "seed-0.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(one))
+    page("4_results", scale="paper")
+    out = repository / "results/imitation/paper/summary"
+    written = (out / "pairs.md").read_text()
+    assert "70.0" in written and "58.0" in written and "66.0" in written
+    assert (out / "table.md").is_file() and not (out / "pictures.png").exists()

@@ -26,6 +26,7 @@ from kdlib.report import (
 from kdlib.report import published as printed
 from kdlib.report.ledger import ledger_table
 from kdlib.report.records import RecordError, read_records, write_record
+from kdlib.report.sheet import outlined
 
 ROOT = Path(__file__).resolve().parents[1]
 DET = "funmatch-det"
@@ -721,3 +722,20 @@ def test_regions_that_do_not_fit_are_refused():
     shown = regions.region_figure(IMAGE, np.zeros((0, 4)), {"a": np.ones((3, 5), bool)}, 8)
     with pytest.raises(ValueError, match="longer"):
         regions.redraw(shown, IMAGE, {"a": np.ones((3, 5)), "b": np.ones((3, 5))}, 8)
+
+
+def test_outlines_on_an_enlarged_picture():
+    """A box of 2 x 3 pixels at (1, 1) ends outside: twice as large it covers 2..5 and 2..7."""
+    picture = np.zeros((6, 5, 3))
+    shown = outlined(picture, [[1, 1, 3, 4]], [(255, 0, 7.0)], enlarge=2, thick=1)
+    expected = np.zeros((12, 10, 3), np.uint8)
+    expected[2:8, 2:6] = (255, 0, 7)
+    expected[3:7, 3:5] = 0
+    assert shown.dtype == np.uint8 and np.array_equal(shown, expected)
+    bytes_ = np.full((2, 2, 3), 128, np.uint8)
+    assert np.array_equal(
+        outlined(bytes_, np.empty((0, 4)), []),
+        outlined(bytes_ / 255, np.empty((0, 4)), []),
+    )
+    with pytest.raises(ValueError, match="shorter"):
+        outlined(picture, [[1, 1, 3, 4]], [])

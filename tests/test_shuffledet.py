@@ -10,14 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdlib.detection import Boxes, Targets, collate
 from kdlib.losses import squeezedet
 from kdlib.losses.imitation import imitation_mask
-from kdlib.models.shuffledet import (
-    ANCHOR_SHAPES,
-    AnchorOutput,
-    ShuffleDet,
-    Unit,
-    anchors,
-    detections,
-)
+from kdlib.models.shuffle_unit import Unit
+from kdlib.models.shuffledet import ANCHOR_SHAPES, AnchorOutput, ShuffleDet, anchors, detections
 
 SHAPES = ((10, 10), (20, 8))  # of the small cases
 

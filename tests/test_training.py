@@ -299,6 +299,45 @@ def test_a_resume_point_of_another_network_is_refused(tmp_path):
         train(tmp_path, make_run(), student=network(width=8))
 
 
+class Changing(methods.Supervised):
+    """The auxiliary head counts nothing in steps 0 to 3, then 0.5, from step 5 on 0.25."""
+
+    step = 0
+
+    @property
+    def weights(self):
+        factor = 0.0 if self.step < 4 else 0.5 if self.step < 5 else 0.25
+        return {"cross_entropy": 1.0, "auxiliary": factor}
+
+    def follow(self, views, student, teacher, step):
+        type(self).step = step + 1
+        return {}
+
+
+def test_weights_that_change_between_two_rows_count_as_they_held(tmp_path, monkeypatch):
+    """Rows of four steps hold the means of rows of one, also where a weight changes in between."""
+    histories = []
+    for every in (1, LOG_EVERY):
+        monkeypatch.setattr(training, "LOG_EVERY", every)
+        monkeypatch.setattr(Changing, "step", 0)
+        run, fabric = make_run(steps=10), runtime.fabric("float32")
+        folder = tmp_path / str(every)
+        student, source = network(aux=True), Squares()
+        done = training.train(run, student, Changing(), source, fabric=fabric, resume=folder)
+        histories.append(done.history)
+    single, rows = histories
+    factors = [0.0] * 4 + [0.5] + [0.25] * 5
+    for row, factor in zip(single, factors, strict=True):
+        assert row["auxiliary_weighted"] == factor * row["auxiliary"]
+    for row, steps in zip(rows, (single[:4], single[4:8], single[8:]), strict=True):
+        for key in ("cross_entropy", "auxiliary"):
+            expected = sum(step[f"{key}_weighted"] for step in steps) / len(steps)
+            assert row[f"{key}_weighted"] == pytest.approx(expected, rel=1e-6)
+        total = row["cross_entropy_weighted"] + row["auxiliary_weighted"]
+        assert row["loss"] == pytest.approx(total, rel=1e-6)
+    assert rows[0]["auxiliary_weighted"] == 0 < rows[0]["auxiliary"]
+
+
 def test_rows_hold_each_term_before_and_after_its_weight(tmp_path):
     run = make_run("matching")
     student = network(aux=True)

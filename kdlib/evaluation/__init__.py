@@ -23,6 +23,7 @@ __all__ = [
     "evaluate",
     "headline",
     "predict",
+    "slack",
     "segmentation",
     "summary",
 ]
@@ -57,6 +58,11 @@ def agreement_on(
 def headline(layout: str) -> str:
     """The score by which a network of that layout's task is judged: "miou", "map" or "f1"."""
     return _task(layout).headline(layouts.get(layout))
+
+
+def slack(layout: str) -> float:
+    """By how much a network's headline may differ on another device, on the sample of a teacher."""
+    return getattr(_task(layout), "SLACK", 0.005)
 
 
 def _task(layout: str) -> ModuleType:

@@ -27,7 +27,13 @@ __all__ = [
 ]
 
 
-def imitation_loss(adapted_NCHW: Tensor, teacher_NCHW: Tensor, mask_NHW: Tensor) -> Tensor:
+def imitation_loss(
+    adapted_NCHW: Tensor,
+    teacher_NCHW: Tensor,
+    mask_NHW: Tensor,
+    *,
+    cells: Tensor | None = None,
+) -> Tensor:
     """Half the squared distance of the features, per imitating cell.
 
     Fact sheet feature_imitation, section 2. The mean is over the cells of the whole batch, not of
@@ -40,6 +46,8 @@ def imitation_loss(adapted_NCHW: Tensor, teacher_NCHW: Tensor, mask_NHW: Tensor)
         teacher_NCHW: features of the same shape. Its gradient is not stopped here: run the teacher
             without gradients.
         mask_NHW: bool, or numbers of which 0 means no; the imitating cells.
+        cells: scalar > 0 to divide by in place of N_p, where these are a part of the batch: the
+            share of a process of the cells of all. None: N_p.
 
     Returns:
         Scalar: 1 / (2 N_p) * sum over the N_p cells and C of (adapted - teacher)^2. 0 with zero
@@ -55,10 +63,10 @@ def imitation_loss(adapted_NCHW: Tensor, teacher_NCHW: Tensor, mask_NHW: Tensor)
             f"{tuple(adapted_NCHW.shape)} and {tuple(teacher_NCHW.shape)}; the adapter brings the "
             "student's channels to the teacher's, a resize the sides"
         )
-    cells = (adapted_NCHW.shape[0], *adapted_NCHW.shape[2:])
-    if tuple(mask_NHW.shape) != cells:
+    size_NHW = (adapted_NCHW.shape[0], *adapted_NCHW.shape[2:])
+    if tuple(mask_NHW.shape) != size_NHW:
         raise ValueError(
-            f"mask_NHW must have the size {cells} of the features, not {tuple(mask_NHW.shape)}"
+            f"mask_NHW must have the size {size_NHW} of the features, not {tuple(mask_NHW.shape)}"
         )
     dtype = torch.promote_types(
         torch.promote_types(adapted_NCHW.dtype, teacher_NCHW.dtype), torch.float32
@@ -68,7 +76,8 @@ def imitation_loss(adapted_NCHW: Tensor, teacher_NCHW: Tensor, mask_NHW: Tensor)
     # chosen before it is squared: an infinity outside would leave NaN in the gradient
     difference_NCHW = difference_NCHW.where(mask_NHW[:, None], 0)
     # L = 1 / (2 N_p) sum I (f_adap(s) - t)^2
-    return difference_NCHW.square().sum() / (2 * mask_NHW.sum()).clamp(min=1)
+    total = difference_NCHW.square().sum()
+    return total / ((2 * mask_NHW.sum()).clamp(min=1) if cells is None else 2 * cells)
 
 
 def vanilla(

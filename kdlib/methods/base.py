@@ -9,9 +9,10 @@ from torch import nn
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput
 from kdlib.models.outputs import SegmentationOutput
+from kdlib.models.rcnn import TwoStageOutput
 from kdlib.models.shuffledet import AnchorOutput
 
-Output = SegmentationOutput | DetectionOutput | AnchorOutput
+Output = SegmentationOutput | DetectionOutput | AnchorOutput | TwoStageOutput
 
 
 class Method(Protocol):

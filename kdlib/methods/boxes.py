@@ -14,7 +14,7 @@ from kdlib.methods.base import Alone
 from kdlib.methods.matching import at_stride, blended
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
-from kdlib.models.shuffledet import AnchorOutput
+from kdlib.models.shuffledet import AnchorOutput, ShuffleDet
 
 FCOS_WEIGHTS = {"classification": 1.0, "box": 1.0, "centerness": 1.0}  # of either way of learning
 TWO_STAGE_WEIGHTS = {"rpn_objectness": 1.0, "rpn_box": 1.0, "roi_class": 1.0, "roi_box": 1.0}
@@ -63,20 +63,29 @@ class DistilBoxes(Alone):
         student: nn.Module | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
-        """Refuses two-stage detectors, which give no scores of every cell."""
-        if isinstance(student, TwoStageDetector):
-            raise ModelError(
-                "two-stage detectors match no teacher's cells: method.name imitation or supervised"
-            )
+        """Refuses detectors that answer with anchors or regions and not cell by cell."""
+        networks = {"student": student, "teacher": getattr(teacher, "network", teacher)}
+        for role, network in networks.items():
+            if isinstance(network, TwoStageDetector | ShuffleDet):
+                raise ModelError(
+                    f"the {role}, a {type(network).__name__}, has no score of every cell to match: "
+                    "take method.name imitation or supervised, or FCOS for student and teacher"
+                )
 
     def terms(
         self, views: Views, student: DetectionOutput, teacher: DetectionOutput
     ) -> dict[str, torch.Tensor]:
+        for role, output in (("student", student), ("teacher", teacher)):
+            if not isinstance(output, DetectionOutput):
+                raise ModelError(
+                    f"the {role} answers with {type(output).__name__}: cells are matched where "
+                    "both answer with DetectionOutput, as FCOS does"
+                )
         sizes = [level.shape[-2:] for level in student.classification]
         valid = tuple(at_stride(views.valid, size) for size in sizes)
         options = {"temperature": self.temperature, "valid": valid}
         if distributed.is_initialized():
-            options["normaliser"] = _share(matching.evidence(teacher, **options))
+            options["normaliser"] = share(matching.evidence(teacher, **options))
         return matching.fcos(student, teacher, **options)
 
 
@@ -94,9 +103,14 @@ class FunctionMatchingBoxes(DistilBoxes):
         return blended(views, generator) if self.mixup else views
 
 
-def _share(evidence: torch.Tensor) -> torch.Tensor:
-    """What each process divides by, so that the mean over processes is the whole batch's loss."""
-    total = evidence.detach().clone()
+def share(count: torch.Tensor) -> torch.Tensor:
+    """What each process divides by, so that the mean over processes is the whole batch's loss.
+
+    Args:
+        count: what the loss of this process alone would be divided by, evidence or cells; in a
+            process group.
+    """
+    total = count.detach().clone()
     distributed.all_reduce(total)
     return total.clamp(min=1) / distributed.get_world_size()
 

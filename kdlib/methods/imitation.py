@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from kdlib import config
 from kdlib.data.augment import Views
@@ -13,7 +13,7 @@ from kdlib.detection import Targets
 from kdlib.losses import imitation
 from kdlib.losses.regions import imitation_masks
 from kdlib.methods.base import Alone
-from kdlib.methods.boxes import LABEL_WEIGHTS, labelled_terms
+from kdlib.methods.boxes import LABEL_WEIGHTS, labelled_terms, share
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageOutput, assign_levels
 from kdlib.models.shuffledet import AnchorOutput
@@ -51,9 +51,10 @@ class Imitation(Alone):
 
     Of a pyramid P2 to P5 are imitated, each with an adapter of its own, and the loss is divided by
     twice the cells of all levels. Which boxes make the region of which level was never told (fact
-    sheet, sections 2 and 8); `settings.assign` chooses: "area", one level by the box's size;
-    "anchors", the levels whose anchors see it nearly as well as the best of all levels;
-    "every", all levels, each with a best overlap of its own.
+    sheet, sections 2 and 8); `settings.assign` chooses: "area", one level by the box's size in
+    proportion to the anchors' scale, as the student's heads read their regions; "anchors", the
+    levels whose anchors see it nearly as well as the best of all levels; "every", all levels, each
+    with a best overlap of its own.
 
     Measured here: the small detectors on simulated pictures. That two-stage detectors learn so is
     tested on a few tiny images only; none was trained on VOC07 or COCO.
@@ -137,18 +138,25 @@ class Imitation(Alone):
             self.step = int(state["step"])
 
     def _features(self, student: Output, teacher: Output, masks: dict[str, Tensor]) -> Tensor:
-        """Half the squared distance of the features, per imitating cell of all levels."""
+        """Half the squared distance of the features, per imitating cell of all levels.
+
+        In a process group the cells are those of the whole batch: the mean over the processes is
+        what one process would have.
+        """
         adapters = self.joint if len(masks) > 1 else dict.fromkeys(masks, self.joint)
+        cells = torch.stack([mask.sum() for mask in masks.values()])
+        divisor = share(cells.sum()) if distributed.is_initialized() else None
         losses = [
             imitation.imitation_loss(
-                adapters[name](student.features[name]), teacher.features[name], mask
+                adapters[name](student.features[name]), teacher.features[name], mask, cells=divisor
             )
             for name, mask in masks.items()
         ]
         if len(losses) == 1:
             return losses[0]
+        if divisor is not None:
+            return torch.stack(losses).sum()
         # each is a mean over its own cells; their mean by cells is that of all cells
-        cells = torch.stack([mask.sum() for mask in masks.values()])
         return (torch.stack(losses) * cells).sum() / cells.sum().clamp(min=1)
 
     def _scores(self, student: Output, teacher: Output) -> Tensor:
@@ -205,8 +213,8 @@ class Imitation(Alone):
         xyxy = _present(targets)
         if levels == 1:
             return [list(xyxy)]
-        rule = self.settings.assign or "area"
-        others = ~assign_levels(xyxy, rule=rule, levels=levels)
+        rule, canonical = self.settings.assign or "area", self.student.config.canonical
+        others = ~assign_levels(xyxy, rule=rule, levels=levels, canonical=canonical)
         return [list(xyxy.masked_fill(other[..., None], 0)) for other in others.unbind(-1)]
 
     def _levels(self, output: Output) -> list[Level]:

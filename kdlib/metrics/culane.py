@@ -63,14 +63,33 @@ def culane_match(
     Raises:
         ValueError: a lane that is not (P, 2), values that are no pixels, width or size below one.
     """
+    found = culane_hits(
+        predicted, truth, width=width, iou_threshold=iou_threshold, size=size, exact=exact
+    )
+    hits = int(found.sum())
+    return Counts(hits, len(predicted) - hits, len(truth) - hits)
+
+
+def culane_hits(
+    predicted: Lanes,
+    truth: Lanes,
+    *,
+    width: int = 30,
+    iou_threshold: float = 0.5,
+    size: tuple[int, int] = (1640, 590),
+    exact: bool = False,
+) -> np.ndarray:
+    """(predicted,) bool: which predicted lanes are hits; see `culane_match`, also for errors."""
+    hits = np.zeros(len(predicted), bool)
     overlap = culane_iou(predicted, truth, width=width, size=size)
-    hits = 0
     if overlap.size:
         # rows are the smaller side, the labels if equal
-        weights = overlap if len(predicted) < len(truth) else overlap.T
+        fewer = len(predicted) < len(truth)
+        weights = overlap if fewer else overlap.T
         columns = _assignment(weights.tolist(), 1e-9 if exact else TOLERANCE)
-        hits = sum(weights[row, column] > iou_threshold for row, column in enumerate(columns))
-    return Counts(int(hits), len(predicted) - int(hits), len(truth) - int(hits))
+        for row, column in enumerate(columns):
+            hits[row if fewer else column] = weights[row, column] > iou_threshold
+    return hits
 
 
 def culane_scores(counts_by_scenario: Mapping[str, Sequence[int]]) -> dict:

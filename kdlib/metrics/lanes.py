@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from kdlib.metrics.culane import Counts, culane_match, culane_scores
+from kdlib.metrics.culane import Counts, culane_hits, culane_match, culane_scores
 from kdlib.metrics.culane_maps import lanes_from_probabilities
 from kdlib.metrics.culane_pixels import culane_curve, culane_iou
 from kdlib.metrics.llamas import (
@@ -26,6 +26,7 @@ __all__ = [
     "LlamasScore",
     "apolloscape_means",
     "culane_curve",
+    "culane_hits",
     "culane_iou",
     "culane_match",
     "culane_scores",

@@ -1,4 +1,10 @@
-"""Networks, one file per architecture, each with typed outputs and its own input normalisation."""
+"""Networks, each with typed outputs and its own input normalisation.
+
+A file holds one architecture; the two-stage detectors are ``rcnn`` with ``rcnn_detector``,
+``rcnn_backbones``, ``rcnn_regions`` and ``rcnn_heads``, and ``shuffledet`` is built of
+``shuffle_unit``. ``structured`` names the PSPNets of a paper; ``critic`` is trained beside a
+student and has no name here. Shared: ``resnet``, ``weights``, ``inputs``, ``decode``, ``outputs``.
+"""
 
 from torch import nn
 
@@ -46,8 +52,9 @@ def build(architecture: str, num_classes: int, **options) -> nn.Module:
     Args:
         architecture: a key of `ARCHITECTURES`.
         num_classes: classes C.
-        options: keyword arguments of the network; for the PSPNets ("pspnet", "skd-...") and
-            "context-resnet" those of `ResNetConfig` as well.
+        options: keyword arguments of what `ARCHITECTURES` names; for the PSPNets ("pspnet",
+            "skd-...") and "context-resnet" those of `ResNetConfig` as well, for the two-stage
+            detectors ("rcnn-...") those of `RCNNConfig` and `TwoStageDetector`.
 
     Raises:
         ModelError: an unknown name, an unknown option or an option of a wrong value.

@@ -8,14 +8,13 @@ Shape suffixes: N images, C channels, H x W pixels or cells, K regions, P x P ce
 Not supported: VGG with batch norm, ResNets of basic blocks (18, 34).
 """
 
-import urllib.error
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from kdlib.models import weights
 from kdlib.models.outputs import ModelError
 from kdlib.models.resnet import BLOCKS, Bottleneck, ResNet, ResNetConfig, initialise
 
@@ -176,15 +175,4 @@ def vgg_weights(depth: int, width: int) -> dict[str, Tensor]:
     """
     if width != 64:
         raise ModelError(f"ImageNet weights of VGG exist only for width 64, not {width}")
-    from torchvision.models import get_weight  # slow to import, and needed only here
-
-    weights = get_weight(f"VGG{depth}_Weights.IMAGENET1K_V1")
-    name = weights.url.rsplit("/", 1)[-1]
-    try:
-        return dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (urllib.error.URLError, OSError, RuntimeError, EOFError) as error:
-        raise ModelError(
-            f"ImageNet weights of VGG{depth} could not be had ({error}). Download {weights.url} "
-            f"elsewhere and place it as {torch.hub.get_dir()}/checkpoints/{name}, or train from "
-            "scratch (pretrained: false)"
-        ) from error
+    return weights.imagenet(f"VGG{depth}")

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
-from kdlib.detection import Detections, Targets, objects
+from kdlib.detection import Detections, Targets, Untouched, objects
 from kdlib.models.inputs import IMAGENET_MEAN, IMAGENET_STD, InputNorm
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn_backbones import C4Backbone, FpnBackbone, VggBackbone
@@ -51,9 +51,10 @@ class TwoStageDetector(nn.Module):
     """A backbone, torchvision's proposal network and its RoI heads.
 
     `forward(images_NCHW, targets)` takes RGB in [0, 1], already of the wanted size, and returns a
-    `TwoStageOutput`. Training mode needs targets and draws the sampled boxes from torch's global
-    generator. Evaluation mode takes none into account and computes the maps alone;
-    `detections(output, size_hw)` gives the boxes, `score` the class logits of given regions.
+    `TwoStageOutput`. Training mode needs targets (as `Untouched` where Fabric wraps the network)
+    and draws the sampled boxes from torch's global generator. Evaluation mode takes none into
+    account and computes the maps alone; `detections(output, size_hw)` gives the boxes, `score` the
+    class logits of given regions.
 
     Args:
         num_classes: classes C without background, named 0 to C - 1.
@@ -98,7 +99,7 @@ class TwoStageDetector(nn.Module):
         self.backbone = backbone
         self.rpn = Proposals(config, backbone.channels, list(backbone.strides.values()))
         pooled = {name: backbone.strides[name] for name in backbone.pooled}
-        roi_align = RoiAlign(pooled, config.roi_size)
+        roi_align = RoiAlign(pooled, config.roi_size, config.canonical)
         self.roi_heads = RegionHeads(roi_align, box_head, head_channels, num_classes + 1, config)
         lower = [] if frozen == "none" else backbone.lower(frozen == "released")
         for module in lower:
@@ -140,7 +141,11 @@ class TwoStageDetector(nn.Module):
         levels = self.rpn.anchor_generator.levels(list(features.values()))
         return dict(zip(features, levels, strict=True))
 
-    def forward(self, images_NCHW: Tensor, targets: Targets | None = None) -> TwoStageOutput:
+    def forward(
+        self, images_NCHW: Tensor, targets: Targets | Untouched | None = None
+    ) -> TwoStageOutput:
+        if isinstance(targets, Untouched):
+            targets = targets.targets
         if self.training and targets is None:
             raise ValueError("training mode needs targets; call eval() to get maps and detections")
         features = self.maps(images_NCHW)

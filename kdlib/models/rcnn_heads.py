@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from kdlib.detection import Detections
-from kdlib.models.rcnn_regions import RCNNConfig, full_precision
+from kdlib.models.rcnn_regions import CANONICAL, RCNNConfig, full_precision
 
 SAMPLES = 2  # RoIAlign reads 2 x 2 points in each cell of a region
 
@@ -43,13 +43,17 @@ class RoiAlign(MultiScaleRoIAlign):
     torchvision guesses the strides from the first image and keeps the guess. And where torch is
     set to deterministic algorithms on a GPU, it gathers each sample for itself; there the same
     function is computed as matrix products (`roi_align_products`).
+
+    A region of a pyramid is read from the level of its area; `canonical` as in `assign_levels`, of
+    a pyramid that begins at stride 4.
     """
 
-    def __init__(self, strides: dict[str, int], size: int):
+    def __init__(self, strides: dict[str, int], size: int, canonical: float = CANONICAL):
         super().__init__(list(strides), size, SAMPLES)
         first, *_, last = [*strides.values(), *strides.values()]
         self.scales = [1 / stride for stride in strides.values()]
-        self.map_levels = LevelMapper(first.bit_length() - 1, last.bit_length() - 1)
+        lowest, highest = first.bit_length() - 1, last.bit_length() - 1
+        self.map_levels = LevelMapper(lowest, highest, canonical_scale=4 * canonical)
 
     def forward(
         self,

@@ -6,6 +6,7 @@ anchors; its head computes in float32 at least, whatever autocast gives it.
 Shape suffixes: K anchors of a cell, A anchors, L levels.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from kdlib.detection import area
 from kdlib.models.outputs import ModelError
 
 LEVEL_RULES = ("area", "every")
+CANONICAL = 56.0  # pixels, at scale 8: a box of 224 x 224 then belongs to P4
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class RCNNConfig:
         for name in ("rpn_channels", "rpn_batch", "roi_size", "roi_batch", "max_detections"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def canonical(self) -> float:
+        """Of a pyramid, the side of the finest level's boxes in pixels, see `assign_levels`.
+
+        56 at scale 8, as in the pyramid paper. In proportion to the scales' geometric mean: where
+        anchors are made smaller for smaller pictures, the boxes of a level become smaller, too.
+        """
+        return CANONICAL / 8 * math.prod(self.scales) ** (1 / len(self.scales))
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -193,7 +204,7 @@ def assign_levels(
     *,
     rule: Literal["area", "every"] = "area",
     levels: int = 4,
-    canonical: float = 56.0,
+    canonical: float = CANONICAL,
 ) -> Tensor:
     """Which boxes belong to which level of a pyramid, for the imitation region of each level.
 
@@ -208,7 +219,8 @@ def assign_levels(
         boxes: (..., 4) x1, y1, x2, y2, pixels of the image, end outside.
         rule: "area" or "every".
         levels: levels L of the pyramid, finest first: P2 to P5.
-        canonical: side in pixels from which a square box leaves the finest level is twice this.
+        canonical: side in pixels from which a square box leaves the finest level is twice this;
+            `RCNNConfig.canonical` follows the anchors.
 
     Returns:
         (..., L) bool; a box without area, such as the rows that fill up `Targets`, has no level.

@@ -8,13 +8,12 @@ Not supported: ResNeXt, squeeze-and-excitation.
 """
 
 import math
-import urllib.error
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from kdlib.models import weights
 from kdlib.models.outputs import ModelError
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -269,18 +268,6 @@ def imagenet_weights(config: ResNetConfig) -> dict[str, Tensor]:
             "ImageNet weights exist only for width 64, batch norm, the imagenet stem and the "
             f"blocks of the named depth, not for {config}: train from scratch (pretrained: false)"
         )
-    from torchvision.models import get_weight  # slow to import, and needed only here
-
-    weights = get_weight(f"ResNet{config.depth}_Weights.IMAGENET1K_V1")
-    name = weights.url.rsplit("/", 1)[-1]
-    place = torch.hub.get_dir() + "/checkpoints/" + name
-    try:
-        state = dict(weights.get_state_dict(progress=True, check_hash=True))
-    except (urllib.error.URLError, OSError, RuntimeError, EOFError) as error:
-        raise ModelError(
-            f"ImageNet weights of ResNet-{config.depth} could not be had ({error}). Download "
-            f"{weights.url} elsewhere and place it as {place}, or train from scratch "
-            "(pretrained: false)"
-        ) from error
+    state = weights.imagenet(f"ResNet{config.depth}")
     del state["fc.weight"], state["fc.bias"]
     return state

@@ -7,7 +7,8 @@ width 1, the students 0.5 and 0.25: 1,602,312, 535,656 and 202,776 parameters fo
 
 Deviations: decoded boxes end outside and are clipped to the image; the original adds a pixel to
 them, and clips one pixel earlier. The students of the paper start from ImageNet; here all weights
-are random, drawn as the original draws those it does not load.
+are random, drawn as the original draws those it does not load. The unit of the ShuffleNet is in
+`kdlib.models.shuffle_unit`.
 
 Shape suffixes: N images, C classes, K anchors of a cell, h x w cells, A = h w K anchors in the
 order rows, columns, anchors.
@@ -24,12 +25,12 @@ from torch import Tensor, nn
 
 from kdlib.detection import Detections
 from kdlib.models.inputs import InputNorm
+from kdlib.models.shuffle_unit import GROUPS, Unit, odd
 
 MEAN = tuple(value / 255 for value in (123.68, 116.779, 103.939))  # R, G, B
 STD = (1 / 255,) * 3  # the network wants 0 ... 255, only shifted
 STAGES = ((240, 4), (480, 6), (960, 4))  # channels at width 1, units
 NECK = 768
-GROUPS = 3
 CUT = 0.87962566
 # width and height in pixels of a 1248 x 384 image, the clusters of KITTI's boxes
 ANCHOR_SHAPES = (
@@ -149,65 +150,6 @@ def detections(
     return found
 
 
-def _halving_pad(x: Tensor) -> Tensor:
-    """Zeros around a map for a 3x3 of stride 2: only behind, where the sides are even.
-
-    The original pads so. Padding both sides would shift the cells by a pixel at every halving, 15
-    pixels in all, away from the anchors.
-    """
-    return F.pad(x, (x.shape[-1] % 2, 1, x.shape[-2] % 2, 1))
-
-
-def _odd(x: Tensor) -> tuple[int, int]:
-    """The same for a pooling in ceil mode, which pads behind by itself."""
-    return x.shape[-2] % 2, x.shape[-1] % 2
-
-
-class Unit(nn.Module):
-    """A unit of ShuffleNet: grouped 1x1 to a quarter, shuffle, depthwise 3x3, grouped 1x1.
-
-    Args:
-        inputs, outputs: channels.
-        kind: "residual" adds the input; "halving" has stride 2 and puts the unit's channels behind
-            the averaged input's; "plain" has no way around it.
-        groups: of the first and of the last 1x1.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kind: str, groups: tuple[int, int]):
-        super().__init__()
-        self.kind = kind
-        middle = outputs // 4
-        last = outputs - inputs if kind == "halving" else outputs
-        for name, value, parts in (
-            ("channels", inputs, groups[0]),
-            ("a quarter of the outputs", middle, GROUPS),
-            ("the last channels", last, groups[1]),
-        ):
-            if value < 1 or value % parts or outputs % 4:
-                raise ValueError(f"{name}, {value} of {outputs}, are no multiple of {parts} groups")
-        self.reduce = nn.Conv2d(inputs, middle, 1, groups=groups[0], bias=False)
-        self.norm1 = nn.BatchNorm2d(middle)
-        stride, padding = (2, 0) if kind == "halving" else (1, 1)
-        self.depthwise = nn.Conv2d(middle, middle, 3, stride, padding, groups=middle, bias=False)
-        self.norm2 = nn.BatchNorm2d(middle)
-        self.expand = nn.Conv2d(middle, last, 1, groups=groups[1], bias=False)
-        self.norm3 = nn.BatchNorm2d(last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.reduce(x)))
-        # channel g * n + i to i * groups + g
-        y = y.unflatten(1, (GROUPS, -1)).transpose(1, 2).flatten(1, 2)
-        if self.kind == "halving":
-            y = _halving_pad(y)
-        y = self.norm3(self.expand(self.norm2(self.depthwise(y))))
-        if self.kind == "residual":
-            return F.relu(x + y)
-        if self.kind == "plain":
-            return F.relu(y)
-        pooled = F.avg_pool2d(x, 3, 2, _odd(x), ceil_mode=True, count_include_pad=False)
-        return torch.cat([pooled, F.relu(y)], 1)
-
-
 class ShuffleDet(nn.Module):
     """The detector. `forward(images_NCHW)` takes RGB in [0, 1] and gives an `AnchorOutput`.
 
@@ -284,7 +226,7 @@ class ShuffleDet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> AnchorOutput:
         x = self.stem_norm(self.stem(self.input_norm(images_NCHW)))
         # the largest of rectified values is the rectified largest, on a quarter of the values
-        x = F.relu(F.max_pool2d(x, 3, 2, _odd(x), ceil_mode=True))
+        x = F.relu(F.max_pool2d(x, 3, 2, odd(x), ceil_mode=True))
         neck = self.added(self.stages(x))
         scores = self.head(self.dropout(neck))
 

@@ -1,13 +1,13 @@
-"""Feature imitation, letter by letter: tables, the finding, the sweep over psi.
+"""Feature imitation, letter by letter: tables and the finding.
 
 Fact sheet feature_imitation, sections 3 and 6. A row is a run: `<prefix>-baseline` is the student
-alone, `-i`, `-f`, `-g`, `-d`, `-id` the letters; `-i-psi02` imitates with psi = 0.2. Scores are
-percentages, differences are points and paired by seed, spread is the sample standard deviation over
-seeds. What has no record is shown as "not run".
+alone, `-i`, `-f`, `-g`, `-d`, `-id` the letters. Scores are percentages, differences are points and
+paired by seed, spread is the sample standard deviation over seeds. What has no record is shown as
+"not run". The sweep over psi is in `kdlib.report.imitation_psi`; its functions are names of this
+module too.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -16,11 +16,14 @@ import pandas as pd
 from kdlib.report import arms, measure, notes, rows
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.figures import class_scores
+from kdlib.report.imitation_psi import printed_psi as printed_psi
+from kdlib.report.imitation_psi import psi_finding as psi_finding
+from kdlib.report.imitation_psi import psi_points as psi_points
+from kdlib.report.imitation_psi import psi_table as psi_table
 from kdlib.report.measure import Measure
-from kdlib.report.published import Figure, PublishedTable
+from kdlib.report.published import PublishedTable
 from kdlib.report.render import Table
 from kdlib.report.rows import BASELINE, Family
-from kdlib.report.tables import NOT_RUN
 
 ROWS = MappingProxyType(
     {
@@ -47,7 +50,6 @@ FAMILY = Family(ROWS, TICKS, "the student")
 RIVALS = MappingProxyType({"f": "the whole map", "g": "the boxes", "d": "the scores"})
 LETTERS = {"teacher": "teacher", **ROWS}
 LEVELS = ("easy", "moderate", "hard")  # KITTI's difficulties
-OWN_PSI = 0.5  # of the run `i`
 COMPACT = (
     "",
     "published {name}",
@@ -63,9 +65,6 @@ def scores(
 ) -> dict[str, pd.Series]:
     """Score in percent of the teacher and of each row, indexed by seed."""
     return rows.scores(records, prefix, names)
-
-
-# The letters -------------------------------------------------------------------------------------
 
 
 def finding(
@@ -223,99 +222,3 @@ def _slashed(values: Iterable[float]) -> str:
     """`60.4 / 54.9 / 46.6`; an en dash where nothing is known."""
     known = ["–" if math.isnan(value) else f"{value:.1f}" for value in values]
     return " / ".join(known) if any(text != "–" for text in known) else "–"
-
-
-# The sweep over psi ------------------------------------------------------------------------------
-
-
-def psi_points(
-    records: pd.DataFrame, *, prefix: str = "imitation-kitti", scale: str | None = None
-) -> pd.DataFrame:
-    """One row for each psi and seed that was run: psi, run, seed, score, points.
-
-    `<prefix>-i` stands at psi = 0.5, `<prefix>-baseline` at 1, where the region is empty; points
-    are over the baseline of the same seed.
-    """
-    records = arms.one_scale(records, scale)
-    runs = set(records["run"])
-    places = {run: p for run, p in _own_places(prefix).items() if run in runs}
-    for run in sorted(runs):
-        named = re.fullmatch(re.escape(prefix) + r"-i-psi(\d)(\d)", run)
-        psi = int(named[1]) + int(named[2]) / 10 if named else None
-        if psi is not None and psi not in places.values():  # the rows of the table go first
-            places[run] = psi
-    baseline = 100 * arms.by_seed(records, f"{prefix}-{BASELINE}")
-    found = []
-    for run, psi in sorted(places.items(), key=lambda item: item[1]):
-        for seed, score in (100 * arms.by_seed(records, run)).items():
-            row = {"psi": psi, "run": run, "seed": seed, "score": score}
-            found.append(row | {"points": score - baseline.get(seed, math.nan)})
-    return pd.DataFrame(found, columns=["psi", "run", "seed", "score", "points"])
-
-
-def _own_places(prefix: str) -> dict[str, float]:
-    return {f"{prefix}-i": OWN_PSI, f"{prefix}-{BASELINE}": 1.0}
-
-
-def psi_finding(points: pd.DataFrame) -> str:
-    """Which psi scores highest, as far as the seeds tell, and what it is worth."""
-    by_psi = {psi: own.set_index("seed")["score"] for psi, own in points.groupby("psi")}
-    baseline = by_psi.pop(1.0, pd.Series(dtype=float))
-    means = {psi: (own - baseline).dropna().mean() for psi, own in by_psi.items()}
-    means = {psi: mean for psi, mean in means.items() if not math.isnan(mean)}
-    if len(means) < 2:
-        return "ψ: nothing to compare yet, fewer than two values were run"
-    best, second = sorted(means, key=means.get, reverse=True)[:2]
-    lead = (by_psi[best] - baseline).dropna()
-    tail = " (one seed)" if len(lead) == 1 else ""
-    if arms.compare(by_psi[best], baseline) < 1:
-        most = f"best ψ = {best:g}, {spread_text(lead)} points"
-        return f"No ψ is clearly above the student alone: {most}{tail}"
-    clear = len(lead) > 1 and arms.compare(by_psi[best], by_psi[second]) == 1
-    text = f"ψ = {best:g} is best with {spread_text(lead)} points over the student"
-    return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{tail}"
-
-
-def printed_psi(table: PublishedTable) -> dict[float, Figure]:
-    """A published sweep by psi; the student alone at 1. Its 0 is the whole map, unlike ours."""
-    named = {name: re.fullmatch(r"psi(\d)(\d)", name) for name in table.rows}
-    sweep = {int(m[1]) + int(m[2]) / 10: table.rows[name] for name, m in named.items() if m}
-    return sweep | ({1.0: table.rows[BASELINE]} if BASELINE in table.rows else {})
-
-
-def psi_table(
-    records: pd.DataFrame,
-    published: Mapping[str, PublishedTable] | None = None,
-    *,
-    prefix: str = "imitation-kitti",
-    scale: str | None = None,
-) -> Table:
-    """The sweep over psi: published beside ours. published: name of a student -> its table."""
-    records = arms.one_scale(records, scale)
-    points, printed = psi_points(records, prefix=prefix), published or {}
-    score = measure.of(records, prefix, next(iter(printed.values()), None))
-    sweeps = {name: printed_psi(table) for name, table in printed.items()}
-    places = {psi for sweep in sweeps.values() for psi in sweep} | set(points["psi"])
-    numbers, shown = [], []
-    for psi in sorted(places | {OWN_PSI, 1.0}):
-        here = points[points["psi"] == psi]
-        own, lead = Spread.of(here["score"]), Spread.of(here["points"])
-        row = {"psi": psi}
-        text = {"ψ": f"{psi:g}" + (" (student alone)" if psi == 1 else "")}
-        for name, sweep in sweeps.items():
-            figure = sweep.get(psi)
-            row[f"published: {name}"] = figure.value if figure else math.nan
-            text[f"published: {name}"] = figure.text if figure else "–"
-        row |= {score.key: own.mean, f"{score.key}_sd": own.sd, "n": own.n}
-        row |= {"points": lead.mean, "points_sd": lead.sd}
-        ours = spread_text(own, sign=False) if own.n else NOT_RUN
-        text |= {f"ours: {score.name} %": ours, "n": str(own.n)}
-        text[f"points over {FAMILY.over}"] = spread_text(lead) if psi < 1 else "–"
-        numbers.append(row)
-        shown.append(text)
-    lines = ["Published at ψ = 0: the whole map. Ours: the cells of which an anchor touches a box."]
-    lines += [note for table in printed.values() for note in table.notes()]
-    used = records[records["run"].isin(set(points["run"]))]
-    lines = tuple(dict.fromkeys([*lines, f"Records: {notes.origin(used)}"]))
-    title = "Width of the region: share ψ of the best overlap"
-    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), lines)

@@ -1,7 +1,7 @@
 """Rows of a table that stands on one baseline: its numbers, its text, its footnotes.
 
-Structured distillation and imitation share them. Scores are percentages, differences are points and
-paired by seed, spread is the sample standard deviation over seeds.
+Structured distillation, imitation and affinity share them. Scores are percentages, differences are
+points and paired by seed, spread is the sample standard deviation over seeds.
 """
 
 import math

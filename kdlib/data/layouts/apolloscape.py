@@ -9,12 +9,10 @@ see `kdlib.data.layouts.apolloscape_colours`; they decode to classes 0..36, of w
 "noise" and "ignored" together. No pixel of a label is 255, which is for what an augmentation
 fills. A folder of labels may also be named Labels, as the data set's description has it.
 
-Roads 02 to 04 are labelled, as far as they are there. "val" is Record015 and Record017 of road04,
-from which the lane authors' list takes its 1000 stills; "train" is the rest. Where list/train.txt
-or list/val.txt is there, it says which stills instead, and records of a val list are left out of
-train. What stands before ColorImage_road in the paths of a list is stripped. "test" is road05, in
-folders or flat; its labels are not published. A still's id is <road>/<record>/<stamp>_Camera_<N>,
-of test road05/<stamp>_Camera_<N>.
+Roads 02 to 04 are labelled, as far as they are there. "test" is road05, in folders or flat; its
+labels are not published. A still's id is <road>/<record>/<stamp>_Camera_<N>, of test
+road05/<stamp>_Camera_<N>. Which stills are train and which val, records or lists tell: see
+`kdlib.data.layouts.apolloscape_lists`.
 
 `read_image` and `read_label` return the part below row 1700 of 2710, which networks are trained and
 tested on; `read_whole` the whole picture. Simulated pictures may be smaller, see `top_of`.
@@ -22,7 +20,6 @@ tested on; `read_whole` the whole picture. Simulated pictures may be smaller, se
 Not supported: labels that were decoded to ids before.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -31,7 +28,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kdlib.data.layouts import apolloscape_colours, audit
+from kdlib.data.layouts import apolloscape_colours, apolloscape_lists, audit
+from kdlib.data.layouts.apolloscape_lists import IMAGE_CURE, LIST_CURE, LISTS, STAMP
 from kdlib.data.layouts.audit import Finding, Inspection
 from kdlib.data.layouts.box_files import NO_MASKS
 from kdlib.data.layouts.files import decode_image, image_bytes, listed
@@ -45,25 +43,16 @@ CLASS_WEIGHTS = (0.05, *(1.0,) * 35, 0.05)  # of the cross entropy
 LABELLED = ("road02", "road03", "road04")
 ROADS = {"train": LABELLED, "val": LABELLED, "test": ("road05",)}
 SPLITS = tuple(ROADS)
-VAL_RECORDS = frozenset({"road04/Record015", "road04/Record017"})
-LISTS = {"train": "list/train.txt", "val": "list/val.txt", "test": "list/test_img.txt"}
 FULL = (2710, 3384)  # height, width of the official pictures
 TOP = 1700  # rows cut at the top of a full-size picture
 SIZE = None  # simulated pictures are smaller
 COUNTS: dict[str, int] = {}  # the paper's 103653 / 10000 / 33790 are of a division not published
 IMAGE_ENDING, LABEL_ENDING = ".jpg", "_bin.png"
-STAMP = re.compile(r"\d{6}_\d{9}_Camera_\d")
-PLACE = re.compile(
-    r"(?:.*/)?ColorImage_(?P<road>road\d+)/(?:ColorImage/(?P<record>[^/]+)/[^/]+/)?"
-    rf"(?P<stamp>{STAMP.pattern})\.jpg"
-)
 
-IMAGE_CURE = "unpack the official ColorImage_road*.zip of that road again, unmodified"
 LABEL_CURE = (
     "unpack the official Labels_road*.zip of that road again, unmodified (a resize must be by "
     "nearest neighbour)"
 )
-LIST_CURE = "copy the list again, or remove it: the records then tell the splits"
 
 label_ids = apolloscape_colours.label_ids
 
@@ -84,7 +73,7 @@ def samples(root: Path, split: str, *, drives: tuple[str, ...] = ()) -> list[Sam
         raise LayoutError(path, what, cure)
     return [
         Sample(id, images[id], labels.get(id))
-        for id in _chosen(root, split, images)
+        for id in apolloscape_lists.chosen(root, split, images)
         if not drives or id.startswith(tuple(drives))
     ]
 
@@ -103,7 +92,7 @@ def evaluation_ids(root: Path) -> set[str]:
     root, ids = Path(root), set()
     for split in ("val", "test"):
         if any(_images(root, road).is_dir() for road in ROADS[split]):
-            ids.update(_chosen(root, split, _frames(root, split)[0]))
+            ids.update(apolloscape_lists.chosen(root, split, _frames(root, split)[0]))
     if not ids:
         what = "holds no validation or test stills, so they cannot be told apart"
         raise LayoutError(root, what, f"{IMAGE_CURE}, at least that of road04")
@@ -159,7 +148,7 @@ def inspections(root: Path, *, full: bool = False) -> list[Inspection]:
         todo += [audit.fault(split, *one) for one in faults if one[0] not in told]
         told |= {path for path, _, _ in faults}  # train and val share the roads
         try:
-            chosen = _chosen(root, split, images)
+            chosen = apolloscape_lists.chosen(root, split, images)
         except LayoutError as error:
             one = error.problem
             todo.append(audit.fault(split, one.path, one.what, one.cure))
@@ -267,36 +256,3 @@ def _gather(
                 faults.append((path, f"has the same id as {found[id]}", "keep one of the two"))
             else:
                 found[id] = path
-
-
-def _chosen(root: Path, split: str, images: dict[str, Path]) -> list[str]:
-    """The ids of a split, sorted: those of its list, or those that the records tell."""
-    ids = _listed(root, split)
-    if ids is not None:
-        for id in ids:
-            if id not in images:
-                raise LayoutError(root / LISTS[split], f"lists {id}, which is missing", IMAGE_CURE)
-        return sorted(ids)
-    if split == "test":
-        return sorted(images)
-    listed_val = _listed(root, "val")
-    held = VAL_RECORDS if listed_val is None else {id.rpartition("/")[0] for id in listed_val}
-    return sorted(id for id in images if (id.rpartition("/")[0] in held) == (split == "val"))
-
-
-def _listed(root: Path, split: str) -> set[str] | None:
-    """The ids of a split's list; None where it has none."""
-    listing = root / LISTS[split]
-    if not listing.is_file():
-        return None
-    ids: set[str] = set()
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
-        place = PLACE.match(line.strip())
-        if place is None:
-            if line.strip():
-                what = f"line {number} does not start with an image under ColorImage_road0X"
-                raise LayoutError(listing, what, LIST_CURE)
-            continue
-        record = None if split == "test" else place["record"]
-        ids.add("/".join(part for part in (place["road"], record, place["stamp"]) if part))
-    return ids

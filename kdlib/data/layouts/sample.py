@@ -12,7 +12,10 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Sample:
-    """One still: its id, its image, and its label mask (None where the set has no labels)."""
+    """One still: its id, its image, and the file of its mask, boxes or lanes.
+
+    label: None where the set has no labels. A file may hold those of many stills.
+    """
 
     id: str
     image: Path

@@ -57,7 +57,7 @@ print(f"{experiment.parameter_count(parts.network):,} parameters, on {runtime.de
 # |---|---|---|
 # | CULane | background and four lanes, counted from left to right | F1 of lanes |
 # | LLAMAS | background and l1, l0, r0, r1, from the camera outwards | average precision of pixels |
-# | ApolloScape | 36 kinds of marking and one for what is ignored | mean IoU of pixels |
+# | ApolloScape | void, 35 kinds of marking, and one for what is ignored | mean IoU of pixels |
 #
 # A lane's class is its *place*, not its looks. So a view may never be mirrored: lane 1 would become
 # lane 4. And a lane is labelled where a driver knows it to be, behind a car as well.
@@ -148,7 +148,8 @@ print(f"ok: right and sure costs {perfect:.2f} nats, in the released form {relea
 # %% [markdown]
 # ## The network
 #
-# A ResNet whose last stages keep an eighth of the resolution, and a *context module* behind it: the
+# A ResNet whose last stages keep an eighth of the resolution (a quarter at sample and smoke scale),
+# and a *context module* behind it: the
 # map is shrunk to cells of 10, 20, 30 and 60 positions a side, each cell gets a 1 × 1 convolution,
 # and all of them are enlarged again and put beside the map. Two of its maps are what students learn
 # from later, the *middle* and the *high* level.
@@ -348,7 +349,7 @@ def outlined(sample):
     stored, top = width / picture.shape[1], layout.top_of(layout.FULL[0])
     truth = [stored * lane for lane in layout.read_lanes(sample)]
     found = evaluation.lanes.predict_lanes(parts.network, picture, cfg.data.size, fabric)
-    hit = rules.culane_iou(found, truth).max(1, initial=0) > 0.5
+    hit = rules.culane_hits(found, truth)
     tints = [(255, 255, 255)] * len(truth)
     tints += [(0, 220, 60) if one else (255, 40, 60) for one in hit]
     for lane, tint in zip(truth + found, tints):
@@ -362,7 +363,7 @@ chosen = parts.report[:: max(1, len(parts.report) // 6)][:6]
 if metric == "culane":
     drawn, *numbers_ = zip(*[outlined(still) for still in chosen])
     there, said, right = map(sum, numbers_)
-    title = f"White: {there} labelled lanes; {said} found, green {right} of them with IoU above 0.5"
+    title = f"White: {there} labelled lanes; {said} found, green {right} of them hits"
 else:
     pairs = [probabilities(still) for still in chosen]
     drawn = [painted(one, p.argmax(0).byte().numpy()) for one, p in pairs]

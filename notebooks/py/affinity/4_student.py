@@ -238,7 +238,8 @@ plt.show()
 #
 # ## Lanes on pictures
 #
-# Truth thin and white. A found lane is green if it counts, so with an IoU above 0.5, else red.
+# Truth thin and white. A found lane is green if it is a hit, matched to a labelled lane with an IoU
+# above 0.5, else red.
 
 # %%
 palette = np.array([*layout.PALETTE, *[(0, 0, 0)] * (256 - len(layout.PALETTE))], np.uint8)
@@ -248,7 +249,7 @@ width, cut = layout.FULL[1], layout.top_of(layout.FULL[0])
 def found_in(network, picture, truth):
     """The lanes that a network finds, and which of them count."""
     lanes = evaluation.lanes.predict_lanes(network, picture, cfg.data.size, fabric)
-    return lanes, rules.culane_iou(lanes, truth).max(1, initial=0) > 0.5
+    return lanes, rules.culane_hits(lanes, truth)
 
 
 def strokes(canvas, lanes, tints, thick):

@@ -29,7 +29,7 @@ from kdlib.evaluation.feeding import to_device
 from kdlib.losses import fcos
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
-from kdlib.report.sheet import sheet
+from kdlib.report.sheet import outlined, sheet
 
 # %%
 started = time.time()
@@ -52,21 +52,8 @@ print(f"on {runtime.device_name(device)}")
 # ## Pictures and boxes
 #
 # A label is a list of boxes, each with a class. Some boxes are marked *ignored* (crowds, things
-# that are like a class but are not it): to find them is no success, and no error either. The next
-# cell paints boxes onto an enlarged picture, in the colour of their class, ignored ones in grey.
-
-# %%
-def outlined(picture, xyxy, colours, enlarge=3):
-    """The picture, uint8 or 0..1, enlarged, with the outlines of boxes (G, 4)."""
-    if picture.dtype != np.uint8:
-        picture = (255 * picture).round().astype(np.uint8)
-    size = (enlarge * picture.shape[1], enlarge * picture.shape[0])
-    canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-    for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
-        corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 2)
-    return canvas
-
+# that are like a class but are not it): to find them is no success, and no error either. Below
+# they are painted onto an enlarged picture, in the colour of their class, ignored ones in grey.
 
 # %%
 def colours_of(classes, ignored):

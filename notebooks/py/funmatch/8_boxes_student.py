@@ -33,7 +33,7 @@ from kdlib.evaluation.feeding import to_device
 from kdlib.losses import fcos, matching
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
-from kdlib.report.sheet import sheet
+from kdlib.report.sheet import outlined, sheet
 
 # %%
 started = time.time()
@@ -128,7 +128,6 @@ share = 100 * half / len(order)
 sheet(rows, [], f"Views and evidence: {share:.1f} % of the cells hold half of it", height=1.5)
 plt.show()
 
-
 # %% [markdown]
 # A trained teacher's evidence sits on the objects, and the rest of the street is dark.
 #
@@ -137,19 +136,6 @@ plt.show()
 # Boxes and centerness were trained at cells that have an object, and nowhere else (page 7). Still
 # the teacher gives a box at *every* cell. Here are the boxes of the cells where it is surest, and
 # of cells drawn from the half where it is least sure.
-
-# %%
-def outlined(picture, xyxy, colours, enlarge=3):
-    """The picture, 0..1 or uint8, enlarged, with the outlines of boxes (G, 4)."""
-    if picture.dtype != np.uint8:
-        picture = (255 * picture).round().astype(np.uint8)
-    size = (enlarge * picture.shape[1], enlarge * picture.shape[0])
-    canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-    for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
-        corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 2)
-    return canvas
-
 
 # %%
 sizes = [tuple(z.shape[-2:]) for z in told.classification]

@@ -7,7 +7,8 @@
 # the network and its anchors, the three losses, the training, and the score by KITTI's own rules.
 #
 # [Function matching, page 7](../funmatch/7_boxes_teacher.ipynb) does the same for a detector
-# without anchors. Here the anchors matter: page 2 chooses the imitating cells by them.
+# without anchors. Here the anchors matter: page 2 chooses the imitating cells by them. The page is
+# for the paper's small one-stage detector; `kdlib run` trains the Faster R-CNNs.
 
 # %% tags=["parameters"]
 run = "imitation-kitti-teacher"
@@ -38,6 +39,8 @@ from kdlib.report.sheet import sheet
 # %%
 started = time.time()
 cfg = config.load_run(run, scale=scale, seed=seed)
+if cfg.model.architecture != "shuffledet":
+    raise ValueError(f"{run}: this page shows shuffledet, use `kdlib run {run} --scale {scale}`")
 plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "figure.dpi": 90})
 print(f"{cfg.title}: {cfg.model.architecture}, starts from {cfg.init or 'random weights'}")
 keys = ("steps", "batch", "lr", "optimiser", "weight_decay", "clip_norm", "warmup")

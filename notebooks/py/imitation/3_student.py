@@ -15,7 +15,8 @@
 # | `imitation-kitti-d` | **D**, the class scores of the head |
 # | `imitation-kitti-id` | **I** and **D** |
 #
-# All rows of a seed have the same first weights, the same views and the same number of steps.
+# All rows of a seed have the same first weights, the same views and the same number of steps. The
+# page is for the paper's small one-stage detector; `kdlib run` trains the Faster R-CNNs.
 
 # %% tags=["parameters"]
 run = "imitation-kitti-i"  # or any other row of the table above
@@ -46,6 +47,8 @@ from kdlib.runtime import generator
 # %%
 started = time.time()
 cfg = config.load_run(run, scale=scale, seed=seed)
+if cfg.model.architecture != "shuffledet":
+    raise ValueError(f"{run}: this page shows shuffledet, use `kdlib run {run} --scale {scale}`")
 plt.rcParams.update({"axes.titlelocation": "left", "axes.titlesize": 11, "figure.dpi": 90})
 settings = cfg.method.imitation
 letters = ", ".join(settings.letters) or "none"

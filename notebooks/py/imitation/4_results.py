@@ -174,17 +174,20 @@ larger
 # Three stills of the reported split, spread evenly over it and not chosen. Each takes two lines.
 # Above: the labelled boxes, then what teacher and students find with score 0.3 and up. Below: what
 # the teacher misses of the truth and adds to it, and what each student misses of the *teacher's*
-# boxes and adds to them.
+# boxes and adds to them. Without the pictures or the teacher's weights there is no figure.
 
 # %%
 cfg = runs["teacher"]
 layout, fabric = layouts.get(cfg.data.layout), runtime.fabric(cfg.schedule.precision)
 made = {name: (root / one.folder / "model.safetensors").is_file() for name, one in runs.items()}
-stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
-chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+chosen = []
+if (root / cfg.data.root).is_dir():
+    stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
+    chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
 images = [layout.read_image(still.image) for still in chosen]
 truth = [layout.read_boxes(still) for still in chosen]
 print("without weights: " + (", ".join(name for name in runs if not made[name]) or "none"))
+print(f"pictures from {cfg.data.root}" if chosen else f"{cfg.data.root} is not there: no pictures")
 
 
 # %%
@@ -200,13 +203,13 @@ def find(network, image, size_hw):
 # %%
 seen = {}
 for name in ("teacher", "baseline", "i"):
-    if made[name]:
+    if chosen and made[name]:
         network, _ = experiment.load_network(runs[name], root, fabric)
         seen[name] = [find(network, image, runs[name].data.size) for image in images]
 
 # %%
 grid = None
-if made["teacher"]:
+if chosen and made["teacher"]:
     grid = boxes.comparison_grid(
         images,
         truth,
