@@ -12,8 +12,8 @@ from kdlib.metrics import culane, llamas
 from kdlib.metrics.lanes import (
     apolloscape_means,
     culane_curve,
-    culane_iou,
     culane_hits,
+    culane_iou,
     culane_match,
     culane_scores,
     lanes_from_probabilities,

@@ -23,8 +23,8 @@ __all__ = [
     "evaluate",
     "headline",
     "predict",
-    "slack",
     "segmentation",
+    "slack",
     "summary",
 ]
 
