@@ -17,6 +17,13 @@ from typing import Any, Literal
 from kdlib import blocks
 from kdlib.blocks import ConfigError
 
+# Options that came after the first records: a run that leaves them alone keeps its hash.
+LATER = {
+    "schedule": ("drops",),
+    "model": ("lanes", "context_width"),
+    "structured": ("pixelwise_weight",),
+    "imitation": ("assign",),
+}
 Scale = Literal["smoke", "sample", "gpu", "paper"]
 SCALES: tuple[str, ...] = typing.get_args(Scale)
 
@@ -259,22 +266,20 @@ class Run:
         settings = dataclasses.asdict(self)
         for key in ("name", "seed", "title"):
             settings.pop(key)
+        method, model = settings["method"] or {}, settings["model"] or {}
         schedule = settings["schedule"] or {}
-        for key in ("workers", "save_every_s", *(() if schedule.get("drops") else ("drops",))):
+        for key in ("workers", "save_every_s"):
             schedule.pop(key, None)
         # The block of another method or of another kind of network changes nothing here, and so
-        # does an option that a network of this kind got later and that this run leaves alone.
-        method, model = settings["method"] or {}, settings["model"] or {}
+        # does an option that came later and that this run leaves alone.
         settings["method"] = {k: v for k, v in method.items() if v is not None} or None
-        if (structured := method.get("structured")) and structured["pixelwise_weight"] is None:
-            del structured["pixelwise_weight"]
-        if imitation := method.get("imitation"):
-            settings["method"]["imitation"] = {k: v for k, v in imitation.items() if v is not None}
+        parts = {**method, "model": model, "schedule": schedule}
+        for name, keys in LATER.items():
+            part = parts.get(name) or {}
+            for key in [key for key in keys if part.get(key) is None]:
+                part.pop(key, None)
         if detector := model.pop("detector", None):
             model["detector"] = {k: v for k, v in detector.items() if v is not None}
-        for key in ("lanes", "context_width"):
-            if model.get(key) is None:
-                model.pop(key, None)
         return settings
 
     def settings_hash(self) -> str:

@@ -815,7 +815,7 @@ def line(id: str, camera: str = "Camera_6") -> str:
     road, record, stamp = id.split("/")
     image = f"ColorImage_{road}/ColorImage/{record}/{camera}/{stamp}.jpg"
     label = f"Labels_{road}/Label/{record}/{camera}/{stamp}_bin.png"
-    return f"/home/someone/ApolloScapes/{image} /home/someone/ApolloScapes/{label} 1 1 1 1\n"
+    return f"/authors/ApolloScapes/{image} /authors/ApolloScapes/{label} 1 1 1 1\n"
 
 
 def test_apolloscape_lists(apo):
@@ -828,8 +828,8 @@ def test_apolloscape_lists(apo):
     text(apo / "list/train.txt", line(ids("train")[0]) + line(ids("train")[2], "Camera 6"))
     found = [sample.id for sample in apolloscape.samples(apo, "train")]
     assert found == [ids("train")[0], ids("train")[2]]
-    path = f"/home/someone/ColorImage_road05/{A_TEST[1]}.jpg"
-    text(apo / "list/test_img.txt", f"{path} /home/someone/Labels_road04/x_bin.png\n")
+    path = f"/authors/ColorImage_road05/{A_TEST[1]}.jpg"
+    text(apo / "list/test_img.txt", f"{path} /authors/Labels_road04/x_bin.png\n")
     assert [sample.id for sample in apolloscape.samples(apo, "test")] == [f"road05/{A_TEST[1]}"]
     assert faults(apolloscape, apo) == []
     text(apo / "list/val.txt", line(one) + line(ids("train")[0]))
