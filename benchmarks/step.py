@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kdlib import config, experiment, methods, runtime, training
+from kdlib import config, methods, preparing, runtime, training
 from kdlib.config import load_run
 from kdlib.data import loader
 from kdlib.teacher import Teacher
@@ -44,7 +44,7 @@ def clocks() -> tuple[float, float]:
 
 def whole(run: config.Run, source: loader.Source, teacher: Teacher, fabric) -> tuple[float, float]:
     """CPU and wall seconds a step of the training loop."""
-    network = experiment.build_network(run).to(fabric.device)
+    network = preparing.build_network(run).to(fabric.device)
     method = methods.build(run.method, None)
     with tempfile.TemporaryDirectory() as folder:
         before = clocks()
@@ -56,7 +56,7 @@ def whole(run: config.Run, source: loader.Source, teacher: Teacher, fabric) -> t
 
 def bare(run: config.Run, source: loader.Source, teacher: Teacher, fabric) -> tuple[float, float]:
     """CPU and wall seconds of the networks alone."""
-    network = experiment.build_network(run).to(fabric.device, memory_format=torch.channels_last)
+    network = preparing.build_network(run).to(fabric.device, memory_format=torch.channels_last)
     network.train()
     images, _ = loader.Batches(source, run.schedule.batch, 0)[0]
     images = (images / 255).to(fabric.device, memory_format=torch.channels_last)
@@ -83,7 +83,7 @@ def main() -> None:
     run = dataclasses.replace(run, method=plain)
     fabric = runtime.fabric(plan.precision)
     taught = load_run(run.teacher, scale="sample")
-    teacher = Teacher(experiment.build_network(taught), name="random", score=0.0)
+    teacher = Teacher(preparing.build_network(taught), name="random", score=0.0)
     teacher = teacher.to(fabric.device, memory_format=torch.channels_last)
     source = Noise(run.data.size)
     rows = {"loop": [], "networks": []}

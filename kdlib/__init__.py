@@ -7,8 +7,9 @@ Rooms, from the ground up (a room imports only rooms below it):
 2. ``losses``, ``metrics``, ``models``, ``data``, ``schedule``, ``resuming`` (none imports another)
 3. ``methods``, ``teacher``, ``views``
 4. ``training``, ``evaluation``, ``unlabelled`` (none imports another)
-5. ``experiment``
-6. ``report``
+5. ``preparing``
+6. ``experiment``
+7. ``report``
 
 ``simulate`` stands apart and imports at most floor 1. ``notebook`` runs the notebooks.
 """

@@ -15,9 +15,10 @@ FLOORS = {
     "schedule": 2, "resuming": 2, "losses": 2, "metrics": 2, "models": 2, "data": 2,
     "methods": 3, "teacher": 3, "views": 3,
     "unlabelled": 4, "training": 4, "evaluation": 4,
-    "experiment": 5,
-    "report": 6, "__main__": 7,
-    "simulate": 2, "notebook": 7,
+    "preparing": 5,
+    "experiment": 6,
+    "report": 7, "__main__": 8,
+    "simulate": 2, "notebook": 8,
 }  # fmt: skip
 
 

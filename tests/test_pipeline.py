@@ -17,7 +17,8 @@ from kdlib.notebook import NotebookError, imports, inputs
 ROOT = Path(__file__).resolve().parents[1]
 NAMES_ONLY = re.compile(
     r"python -m kdlib\.notebook (run notebooks/py/\w+/\w+\.py( --(run|scale|seed) [\w-]+)+"
-    r"|inputs( [\w-]+| '[\w*-]+')+ --scale \w+ --out [\w/-]+)"
+    r"|inputs( [\w-]+| '[\w*-]+')+ --scale \w+ --out [\w/-]+"
+    r"|code notebooks/py kdlib/notebook/inputs\.py --out runs/code)"
 )
 
 
@@ -52,9 +53,15 @@ def _run_of(command: str):
 # -- What the files say ----------------------------------------------------------------------------
 
 
-def test_every_stage_names_exactly_the_modules_that_it_imports():
-    found = imports.differences(ROOT)
-    assert not found, "run `python -m kdlib.notebook deps --write`:\n" + "\n".join(found)
+def test_code_reaches_a_stage_as_the_hashes_of_its_page_and_in_no_other_way(stages):
+    for name, (command, deps, _) in stages.items():
+        words = command.split()
+        if words[3] == "code":
+            assert name == "code" and deps == ["kdlib", "notebooks/py"]
+            continue
+        page = "inputs" if words[3] == "inputs" else words[4][len("notebooks/py/") : -len(".py")]
+        assert [d for d in deps if d.startswith("runs/code")] == [f"runs/code/{page}.json"], name
+        assert not [d for d in deps if d.startswith("kdlib")], name
 
 
 def test_commands_carry_names_only(stages):
@@ -95,7 +102,8 @@ def test_a_stage_names_its_text_settings_lock_and_all_that_its_run_is_made_from(
         if run.data.frames is not None and run.frames is None:
             clipped = load_run(run.data.frames, scale=run.scale)
             expected.add(f"{clipped.folder.as_posix()}/manifest.csv")
-        assert expected == {d for d in deps if d.startswith("runs/")}, name
+        made_before = {d for d in deps if d.startswith("runs/") and not d.startswith("runs/code/")}
+        assert expected == made_before, name
         folder = run.folder.as_posix()
         if run.frames is not None:
             assert made == {folder}, name
@@ -150,30 +158,29 @@ def test_closure_follows_imports_and_nothing_else(tmp_path):
     assert imports.closure(tmp_path / "start.py", tmp_path) == [f"kdlib/{n}.py" for n in names]
 
 
-def test_closure_is_put_right_with_comments_kept(tmp_path):
+def test_a_page_has_the_hashes_of_its_modules(tmp_path):
     (tmp_path / "kdlib").mkdir()
-    for name in imports.PIPELINES[1:]:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("stages: {}\n")
     for name, text in {"a": "import kdlib.b\n", "b": "x = 1\n", "c": "x = 1\n"}.items():
         (tmp_path / f"kdlib/{name}.py").write_text(text)
-    (tmp_path / "text.py").write_text("import kdlib.a\n")
-    before = (
-        "# What this is.\nstages:\n  one:\n"
-        "    cmd: python -m kdlib.notebook run text.py --run ${x}\n"
-        "    deps:\n      - text.py\n      - kdlib/c.py\n      - data  # the lot\n"
-    )
-    (tmp_path / "dvc.yaml").write_text(before)
-    assert imports.differences(tmp_path) == [
-        "dvc.yaml: one: missing ['kdlib/a.py', 'kdlib/b.py'], too many ['kdlib/c.py']"
-    ]
-    assert imports.write(tmp_path) == ["dvc.yaml"]
-    wanted = before.replace("      - kdlib/c.py\n", "      - kdlib/a.py\n      - kdlib/b.py\n")
-    assert (tmp_path / "dvc.yaml").read_text() == wanted
-    assert not imports.differences(tmp_path) and not imports.write(tmp_path)
-    (tmp_path / "text.py").unlink()
-    with pytest.raises(NotebookError, match="no such file"):
-        imports.differences(tmp_path)
+    pages = tmp_path / "pages"
+    (pages / "paper").mkdir(parents=True)
+    (pages / "paper/1_page.py").write_text("import kdlib.a\n")
+    (pages / "paper/2_page.py").write_text("import kdlib.c\n")
+    starts, out = [pages, tmp_path / "kdlib/b.py"], tmp_path / "out"
+    names = ("paper/1_page.json", "paper/2_page.json", "b.json")
+
+    def found() -> list[bytes]:
+        assert imports.write(starts, out, tmp_path) == [out / name for name in names]
+        return [(out / name).read_bytes() for name in names]
+
+    before = found()
+    assert list(json.loads(before[0])) == ["kdlib/a.py", "kdlib/b.py"]
+    assert before[2] == b"{}\n" and found() == before
+    (tmp_path / "kdlib/b.py").write_text("x = 2\n")
+    assert [new != old for new, old in zip(found(), before, strict=True)] == [True, False, False]
+    for missing in (tmp_path / "nothing.py", tmp_path / "out"):
+        with pytest.raises(NotebookError, match="no text there"):
+            imports.write([missing], tmp_path / "elsewhere", tmp_path)
 
 
 # -- Settings as files -----------------------------------------------------------------------------
@@ -320,19 +327,26 @@ def test_looking_at_notebooks_runs_nothing(clone):
 @pytest.mark.slow
 def test_a_docstring_elsewhere_retrains_nothing(clone, stages):
     """In a room that only tables use, in the simulator, and in a paper that is not there yet."""
-    named = {name: set(deps) for name, (_, deps, _) in stages.items()}
-    trains = named["funmatch-teacher@0"] | named["funmatch-student@matching-0"]
-    only_tables = sorted(
-        d for d in named["funmatch-results"] - trains if d.startswith("kdlib/report/")
-    )
+    pages = ("2_teacher", "3_student")
+    trains = {m for page in pages for m in _modules(clone, f"funmatch/{page}")}
+    tables = _modules(clone, stages["funmatch-results"][1][0][len("notebooks/py/") : -len(".py")])
+    only_tables = sorted(d for d in tables - trains if d.startswith("kdlib/report/"))
     (clone.folder / "kdlib/losses/another_paper.py").write_text('"""Another paper."""\n')
     clone.edit("kdlib/simulate/__init__.py", r'\A"""', '"""Said otherwise. ')
+    assert ran(clone.dvc("repro", "code")) == {"code"}
     assert not clone.would_run()
     clone.edit(only_tables[0], r'\A"""', '"""Said otherwise. ')
+    assert ran(clone.dvc("repro", "code")) == {"code"}
     tables = {"funmatch-results", "funmatch-det-results", "funmatch-agreement"}
     tables |= {"structured-results", "imitation-results", "affinity-results"}
     assert "funmatch-results" in clone.would_run() <= tables
     subprocess.run(["git", "checkout", "-q", "."], cwd=clone.folder, check=True)
+    (clone.folder / "kdlib/losses/another_paper.py").unlink()
+    clone.dvc("repro", "code")
+
+
+def _modules(clone: Clone, page: str) -> set[str]:
+    return set(json.loads((clone.folder / f"runs/code/{page}.json").read_text()))
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from kdlib import (
     evaluation,
     experiment,
     methods,
+    preparing,
     resuming,
     runtime,
     training,
@@ -613,7 +614,7 @@ def test_every_two_stage_run_has_a_network_and_a_teacher_that_fits(params, scale
 
 def network_of(run: config.Run) -> rcnn.TwoStageDetector:
     with torch.device("meta"):
-        return experiment.build_network(dataclasses.replace(run, init=None))
+        return preparing.build_network(dataclasses.replace(run, init=None))
 
 
 def test_the_paper_scale_follows_the_released_readme(params):

@@ -4,7 +4,8 @@
     python -m kdlib.notebook sync      text -> notebook, keeping stored outputs
     python -m kdlib.notebook store     run at the default parameters, store the checked outputs
     python -m kdlib.notebook check     what the tests demand of every notebook
-    python -m kdlib.notebook deps      the kdlib modules behind each stage; --write puts them right
+    python -m kdlib.notebook deps      the kdlib modules behind a text
+    python -m kdlib.notebook code      the hashes of those modules, as files that DVC compares
     python -m kdlib.notebook inputs    settings and data of each run, as files that DVC compares
 
 Stands apart, as `simulate` does: no other room imports it, so no result depends on it.

@@ -39,10 +39,14 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("texts", type=Path, nargs="*", help="default: all")
         action.set_defaults(act=act)
 
-    deps = actions.add_parser("deps", help="kdlib modules behind a text, or behind every stage")
-    deps.add_argument("text", type=Path, nargs="?")
-    deps.add_argument("--write", action="store_true", help="put the pipeline files right")
+    deps = actions.add_parser("deps", help="kdlib modules behind a text")
+    deps.add_argument("text", type=Path)
     deps.set_defaults(act=_deps)
+
+    code = actions.add_parser("code", help="hashes of the kdlib modules behind each text")
+    code.add_argument("texts", type=Path, nargs="+", help="folders of texts, or texts")
+    code.add_argument("--out", type=Path, required=True)
+    code.set_defaults(act=_code)
 
     inputs = actions.add_parser("inputs", help="settings and data hashes of runs")
     inputs.add_argument("runs", nargs="+", help="names of runs; * stands for anything")
@@ -98,16 +102,18 @@ def _check(options: argparse.Namespace) -> int:
 def _deps(options: argparse.Namespace) -> int:
     from kdlib.notebook import imports
 
-    if options.text is not None:
-        root = root_of(options.text)
-        print("\n".join(imports.closure(options.text.resolve(), root)))
-        return 0
-    root = root_of(Path.cwd())
-    if options.write:
-        print("\n".join(f"written: {name}" for name in imports.write(root)) or "unchanged")
-    found = imports.differences(root)
-    print("\n".join(found) if found else "every stage names exactly what it imports")
-    return 1 if found else 0
+    text = options.text.resolve()
+    print("\n".join(imports.closure(text, root_of(text))))
+    return 0
+
+
+def _code(options: argparse.Namespace) -> int:
+    from kdlib.notebook import imports
+
+    texts = [text.resolve() for text in options.texts]
+    written = imports.write(texts, options.out, root_of(texts[0]))
+    print(f"{len(written)} texts: {options.out}")
+    return 0
 
 
 def _inputs(options: argparse.Namespace) -> int:

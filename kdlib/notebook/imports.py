@@ -1,16 +1,21 @@
-"""Which kdlib modules a notebook's code really uses, found without running it.
+"""Which kdlib modules a notebook's code really uses, found without running it, and their hashes.
 
-DVC re-runs a stage when a file in its `deps` changes. A missing module would hide a change; one too
-many would retrain a network for a docstring. The import closure is neither.
+    python -m kdlib.notebook code notebooks/py kdlib/notebook/inputs.py --out FOLDER
+
+writes FOLDER/<paper>/<page>.json: the modules that the page's text imports, directly or not, each
+with the hash of its content. It is the first stage of the pipeline, takes a second, and runs again
+when anything under kdlib/ changes; a stage depends on its page's file, so it runs again only when a
+module changed that it uses. A missing module would hide a change; one too many would retrain a
+network for a docstring. The import closure is neither.
 """
 
 import ast
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
+from kdlib import files
 from kdlib.notebook import NotebookError
 
 PIPELINES = ("dvc.yaml", "evidence/dvc.yaml", "evidence/camvid/dvc.yaml")
@@ -90,70 +95,24 @@ def _is_empty(path: Path) -> bool:
     return True
 
 
-def start_of(command: str) -> Path | None:
-    """The file whose imports decide a stage: the notebook's text, or a module run by its name."""
-    words = command.split()
-    if "kdlib.notebook" in words:
-        after = words[words.index("kdlib.notebook") + 1 :]
-        return Path(after[1]) if after[0] == "run" else Path(f"kdlib/notebook/{after[0]}.py")
-    return None
+def write(starts: list[Path], out: Path, root: Path) -> list[Path]:
+    """A file per text: out/<place below its start>.json, {module: hash of its content}.
 
-
-def stages(root: Path) -> Iterator[tuple[str, str, dict]]:
-    """(pipeline file, stage, definition) of every stage, not yet templated."""
-    for name in PIPELINES:
-        for stage, body in YAML(typ="safe").load((root / name).read_text())["stages"].items():
-            yield name, stage, body
-
-
-def wanted(command: str, root: Path) -> list[str] | None:
-    """The kdlib files that the stage with this command must name; None for other commands."""
-    start = start_of(command)
-    if start is None:
-        return None
-    if not (root / start).is_file():
-        raise NotebookError(f"{start}: a stage runs it, but there is no such file")
-    return closure(root / start, root)
-
-
-def listed(body: dict) -> list[str]:
-    """The kdlib files that a stage names."""
-    return [d for d in body.get("deps", []) if isinstance(d, str) and d.startswith("kdlib/")]
-
-
-def differences(root: Path) -> list[str]:
-    """Stages whose kdlib dependencies are not their import closure, one line each."""
-    found = []
-    for name, stage, body in stages(root):
-        should = wanted(body["cmd"], root)
-        if should is None:
-            continue
-        missing = sorted(set(should) - set(listed(body)))
-        extra = sorted(set(listed(body)) - set(should))
-        if missing or extra:
-            found.append(f"{name}: {stage}: missing {missing}, too many {extra}")
-    return found
-
-
-def write(root: Path) -> list[str]:
-    """Put the kdlib dependencies of every stage right, comments and order kept; files changed."""
-    yaml, changed = YAML(), []
-    yaml.width, yaml.preserve_quotes = 120, True
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    for name in PIPELINES:
-        path = root / name
-        before = path.read_text(encoding="utf-8")
-        document = yaml.load(before)
-        for body in document["stages"].values():
-            should = wanted(body["cmd"], root)
-            if should is None or sorted(listed(body)) == should:
-                continue
-            deps = body["deps"]
-            for old in listed(body):
-                deps.remove(old)
-            deps[1:1] = should  # after the notebook's text, which comes first
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
-        if path.read_text(encoding="utf-8") != before:
-            changed.append(name)
-    return changed
+    `starts` are folders, searched for *.py, or single files. Raises NotebookError for a start that
+    is not there or holds no text.
+    """
+    written = []
+    for start in starts:
+        base, texts = start.parent, [start]
+        if start.is_dir():
+            base, texts = start, sorted(start.rglob("*.py"))
+        if not texts or not texts[0].is_file():
+            raise NotebookError(f"{start}: no text there. Name a folder of texts, or one of them.")
+        for text in texts:
+            hashes = {name: files.content_hash(root / name) for name in closure(text, root)}
+            path = out / text.relative_to(base).with_suffix(".json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.atomic(path) as temporary:
+                Path(temporary).write_text(json.dumps(hashes, indent=1) + "\n")
+            written.append(path)
+    return written

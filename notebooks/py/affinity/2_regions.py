@@ -25,7 +25,7 @@ from IPython.display import display
 from ipywidgets import IntSlider, interact
 
 # %%
-from kdlib import config, experiment
+from kdlib import config, preparing
 from kdlib.data import layouts, loader
 from kdlib.losses.affinity import areas_of_interest
 from kdlib.report.sheet import sheet
@@ -186,7 +186,7 @@ print(f"{ours[10].sum()} as a maximum over the window")
 networks = {"student": cfg, "teacher": config.load_run(cfg.teacher, scale=scale, seed=seed)}
 sizes = {}
 for who, one in networks.items():
-    network = experiment.build_network(one).eval()
+    network = preparing.build_network(one).eval()
     with torch.inference_mode():
         features = network(torch.zeros(1, 3, *size)).features
     for level in ("middle", "high"):
