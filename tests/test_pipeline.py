@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES_ONLY = re.compile(
     r"python -m kdlib\.notebook (run notebooks/py/\w+/\w+\.py( --(run|scale|seed) [\w-]+)+"
     r"|inputs( [\w-]+| '[\w*-]+')+ --scale \w+ --out [\w/-]+"
-    r"|code notebooks/py kdlib/notebook/inputs\.py --out runs/code)"
+    r"|code notebooks/py/\w+ kdlib/notebook/inputs\.py --out runs/code/\w+)"
 )
 
 
@@ -57,9 +57,13 @@ def test_code_reaches_a_stage_as_the_hashes_of_its_page_and_in_no_other_way(stag
     for name, (command, deps, _) in stages.items():
         words = command.split()
         if words[3] == "code":
-            assert name == "code" and deps == ["kdlib", "notebooks/py"]
+            paper = name.removeprefix("code@")
+            assert words[4] == f"notebooks/py/{paper}" and words[-1] == f"runs/code/{paper}"
+            assert deps == ["kdlib", f"notebooks/py/{paper}"]
             continue
-        page = "inputs" if words[3] == "inputs" else words[4][len("notebooks/py/") : -len(".py")]
+        page = words[4].removeprefix("notebooks/py/").removesuffix(".py")
+        if words[3] == "inputs":
+            page = f"{'funmatch' if 'camvid' in name else name.split('-')[0]}/inputs"
         assert [d for d in deps if d.startswith("runs/code")] == [f"runs/code/{page}.json"], name
         assert not [d for d in deps if d.startswith("kdlib")], name
 

@@ -1,9 +1,9 @@
 """Which kdlib modules a notebook's code really uses, found without running it, and their hashes.
 
-    python -m kdlib.notebook code notebooks/py kdlib/notebook/inputs.py --out FOLDER
+    python -m kdlib.notebook code notebooks/py/PAPER kdlib/notebook/inputs.py --out FOLDER
 
-writes FOLDER/<paper>/<page>.json: the modules that the page's text imports, directly or not, each
-with the hash of its content. It is the first stage of the pipeline, takes a second, and runs again
+writes FOLDER/<page>.json: the modules that the page's text imports, directly or not, each with the
+hash of its content. It is the first stage of a paper's pipeline, takes a second, and runs again
 when anything under kdlib/ changes; a stage depends on its page's file, so it runs again only when a
 module changed that it uses. A missing module would hide a change; one too many would retrain a
 network for a docstring. The import closure is neither.
