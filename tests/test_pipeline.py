@@ -64,6 +64,7 @@ def test_code_reaches_a_stage_as_the_hashes_of_its_page_and_in_no_other_way(stag
         page = words[4].removeprefix("notebooks/py/").removesuffix(".py")
         if words[3] == "inputs":
             page = f"{'funmatch' if 'camvid' in name else name.split('-')[0]}/inputs"
+            assert deps[0] == "params.yaml", name
         assert [d for d in deps if d.startswith("runs/code")] == [f"runs/code/{page}.json"], name
         assert not [d for d in deps if d.startswith("kdlib")], name
 
