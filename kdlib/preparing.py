@@ -30,8 +30,14 @@ Make = Callable[[Run], object]  # makes the whole of a run: kdlib.experiment.mak
 
 
 def check_report(run: Run, root: Path, report: list[Sample]) -> None:
-    """Refuse a run that would learn from stills it reports on, or choose settings by them."""
+    """Refuse a run that would learn from stills it reports on, or choose settings by them.
+
+    And one whose reported stills have no lanes to compare with: training would come first.
+    """
     data = run.data
+    reader = layouts.get(data.layout)
+    if reader.TASK == "lanes":
+        reader.read_lanes(report[0])
     reported = {still.id for still in report}
     for subset in (data.labelled, *data.unlabelled, *filter(None, [data.tune])):
         stills = loader.select(data.layout, root / data.root, subset, run.seed)

@@ -298,10 +298,9 @@ def test_llamas_counts_the_whole_picture(monkeypatch, tmp_path):
     image = lambda path: np.zeros((*mask.shape, 3), np.uint8)  # noqa: E731
     monkeypatch.setattr(reader, "read_image", image)
     monkeypatch.setattr(reader, "read_label", lambda path: mask)
-    whole = np.zeros((358, 638), np.int64)
+    whole = np.zeros((358, 638), np.uint8)
     whole[top:] = mask
-    channels = lambda sample: (whole == np.arange(5)[:, None, None]).astype(np.uint8)  # noqa: E731
-    monkeypatch.setattr(reader, "lane_map", channels)
+    monkeypatch.setattr(reader, "read_whole_label", lambda sample: whole)
     samples = [Sample("a", tmp_path / "a.png", tmp_path / "a.json")]
     fabric = runtime.fabric("float32")
     sure = Oracle([mask], None)

@@ -14,6 +14,7 @@ from kdlib.models import ARCHITECTURES, ModelError, SegmentationOutput, build
 from kdlib.models.context import ContextModule, ContextResNet
 from kdlib.models.enet import Down, Regular, Up, unpool
 from kdlib.models.erfnet import GRID, Downsampler, Existence, NonBottleneck1D, Upsampler
+from kdlib.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = {
     "erfnet": {"width": 4},
@@ -192,6 +193,24 @@ def test_existence_reads_the_encoder_alone(name):
         out.existence.sum(), [out.features["high"], out.logits], allow_unused=True
     )
     assert gradients[0].any() and gradients[1] is None
+
+
+def test_a_context_resnet_from_imagenet_is_loaded_again_as_it_was(monkeypatch):
+    """Trained weights go into a network that is built without ImageNet's."""
+    plain = build("context-resnet", 5, **TINY["context-resnet"])
+    state = plain.backbone.state_dict()
+    theirs = {key: torch.rand(value.shape).to(value) for key, value in state.items()}
+    monkeypatch.setattr("kdlib.models.context.imagenet_weights", lambda _: dict(theirs))
+    net = build("context-resnet", 5, pretrained=True, **TINY["context-resnet"]).eval()
+    again = build("context-resnet", 5, **TINY["context-resnet"]).eval()
+    again.load_state_dict(net.state_dict())
+    images = torch.rand(2, 3, 32, 64)
+    assert torch.equal(net(images).logits, again(images).logits)
+    # and ImageNet's network sees R, G, B, normalised as it was trained
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    plain.backbone.load_state_dict(theirs)
+    want = plain.eval().backbone((images - mean) / std)[-1]
+    torch.testing.assert_close(net(images).features["high"], want)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -388,7 +388,7 @@ def test_llamas_stills(lla):
     with pytest.raises(LayoutError, match="has no label, as all of test"):
         llamas.read_lanes(test)
     with pytest.raises(LayoutError, match="has no label, as all of test"):
-        llamas.lane_map(test)
+        llamas.read_whole_label(test)
     with pytest.raises(LayoutError, match="cannot be told apart"):
         llamas.evaluation_ids(lla / "labels")
 
@@ -412,10 +412,10 @@ def test_llamas_mask_is_the_official_drawing(lla):
     sample = llamas.samples(lla, "train")[0]
     for connected in (False, True):
         want = drawn_slowly(street(), L_HEIGHT, L_WIDTH, connected)
-        found = llamas.lane_map(sample, connected=connected)
+        found = llamas.read_whole_label(sample, connected=connected)
         assert found.dtype == np.uint8
-        assert np.array_equal(found, want)
-        assert np.array_equal(llamas.lane_map(sample.label, connected=connected), want)
+        assert np.array_equal(found, want.argmax(axis=0))
+        assert np.array_equal(llamas.read_whole_label(sample.label, connected=connected), found)
         label_HW = llamas.read_label(sample.label, connected=connected)
         assert np.array_equal(label_HW, want.argmax(axis=0)[111:])
         assert (want.sum(axis=0) == 1).all()
@@ -436,7 +436,7 @@ def test_llamas_marker_by_hand(lla):
         m["world_start"], m["pixel_start"] = place(0, near, 0.9)  # rows 208 and 113.5
         m["world_end"], m["pixel_end"] = place(0, far, 0.9)  # rows 154 and 106.75
     text(sample.label, json.dumps({"projection_matrix": MATRIX, "lanes": [lane]}))
-    l0 = llamas.lane_map(sample)[2]
+    l0 = llamas.read_whole_label(sample) == 2
     # Smoothing mixes the outermost pixels, which do not count then.
     for row, half in ((207, 6), (154, 3)):
         columns = set(np.flatnonzero(l0[row]).tolist())
@@ -529,15 +529,15 @@ def test_llamas_lines_that_are_not_there(lla):
     content["lanes"] = [lane for lane in content["lanes"] if lane["lane_id"] in ("l0", "r1")]
     text(sample.label, json.dumps(content))
     assert len(llamas.read_lanes(sample)) == 2
-    assert llamas.lane_map(sample).any(axis=(1, 2)).tolist() == [True, False, True, True, False]
+    assert np.unique(llamas.read_whole_label(sample)).tolist() == [0, 2, 3]
     text(sample.label, json.dumps({"projection_matrix": MATRIX, "lanes": []}))
     assert llamas.read_lanes(sample) == []
-    assert llamas.lane_map(sample)[0].all()
+    assert not llamas.read_whole_label(sample).any()
     assert not llamas.read_label(sample.label).any()
     lanes = [{"lane_id": f"l{k}", "markers": dashes(-1 - 2 * k, 5, 12)} for k in range(9)]
     text(sample.label, json.dumps({"projection_matrix": MATRIX, "lanes": lanes}))
     assert len(llamas.read_lanes(sample)) == 2
-    assert llamas.lane_map(sample).any(axis=(1, 2)).tolist() == [True, True, True, False, False]
+    assert np.unique(llamas.read_whole_label(sample)).tolist() == [0, 1, 2]
 
 
 def test_llamas_tree_is_whole(lla):
@@ -639,7 +639,7 @@ def test_llamas_damage_is_named(lla, name):
     assert blamed in str(caught.value)
     assert "Cure: unpack the official" in str(caught.value)
     assert faults(llamas, lla) == [str(caught.value)]
-    for read in (llamas.read_label, llamas.lane_map):
+    for read in (llamas.read_label, llamas.read_whole_label):
         if file == L_LABEL:
             with pytest.raises(LayoutError):
                 read(lla / file)

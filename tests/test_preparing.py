@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdlib import checkpoint, files, models, preparing
-from kdlib.data.layouts.sample import Sample
+from kdlib import checkpoint, config, files, models, preparing
+from kdlib.data import loader
+from kdlib.data.layouts.sample import LayoutError, Sample
 
 
 def test_weights_for_other_classes_leave_the_classifiers_as_drawn(tmp_path):
@@ -58,3 +59,11 @@ def _counting(read, digest):
         return digest(file, name)
 
     return counted
+
+
+def test_lanes_that_are_not_there_are_missed_before_training(tmp_path, monkeypatch):
+    run = config.load_run("affinity-culane-teacher", scale="smoke")
+    monkeypatch.setattr(loader, "select", lambda *_: [])
+    picture = tmp_path / "driver_1" / "clip" / "1.jpg"
+    with pytest.raises(LayoutError, match=r"1\.lines\.txt.*annotations_new"):
+        preparing.check_report(run, tmp_path, [Sample("driver_1/clip/1", picture, None)])

@@ -140,7 +140,7 @@ class _Llamas:
         # nothing at threshold 1.00, and by the rule that alone costs its first step of recall.
         probability = (255 * bilinear(logits_1CHW, size_hw).softmax(1)).round().byte()
         # The truth is that of the whole picture; above the cut nothing is predicted.
-        label = torch.from_numpy(self.reader.lane_map(sample)).argmax(0)
+        label = torch.from_numpy(self.reader.read_whole_label(sample))
         probability = metrics.with_top(probability, len(label) - size_hw[0])
         self.rows.append(metrics.llamas_scores(probability, label[None].to(probability.device)))
 

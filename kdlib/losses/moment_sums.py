@@ -1,7 +1,7 @@
 """Sums inside regions: the passes over feature maps behind `kdlib.losses.moments`.
 
 Every pass is there twice: on the CPU over the pixels inside regions only (`..._chosen`), elsewhere
-over the whole maps (`..._whole`), so that nothing waits for the device.
+over the whole maps (`..._whole`): to look for pixels is to wait for the device.
 
 Shape suffixes: N images, R regions, C channels, P pixels, K chosen pixels, M sampled pixels.
 """
@@ -203,10 +203,11 @@ def _polynomial(y: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, *, out: Tensor) -
 
 
 def sums_whole(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, Tensor]:
-    """`sums_chosen` without a choice of pixels: every region is a pass over the whole maps."""
+    """`sums_chosen` without a choice of pixels: a region of any image is a pass over all maps."""
     x_NCP = features_NCHW.flatten(2)
-    near, sums = [], []
-    for inside_NP in areas_NRHW.flatten(2).unbind(1):
+    shape = (*areas_NRHW.shape[:2], features_NCHW.shape[1])
+    near_NRC, sums_3NRC = features_NCHW.new_zeros(shape), features_NCHW.new_zeros(3, *shape)
+    for r, inside_NP in _present(areas_NRHW):
         inside_N1P = inside_NP[:, None]
         count_N11 = inside_N1P.sum(2, keepdim=True)
         first_N11 = inside_N1P.to(torch.uint8).argmax(2, keepdim=True)
@@ -216,9 +217,19 @@ def sums_whole(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, Tenso
         near_NC1 = near_NC1.where(count_N11 > 0, 0)
         y_NCP = (x_NCP - near_NC1).where(inside_N1P, 0)
         square_NCP = y_NCP.square()
-        near.append(near_NC1.squeeze(2))
-        sums.append(torch.stack([p.sum(2) for p in (y_NCP, square_NCP, square_NCP * y_NCP)]))
-    return torch.stack(near, 1), torch.stack(sums, 2)
+        near_NRC[:, r] = near_NC1.squeeze(2)
+        powers = (y_NCP, square_NCP, square_NCP * y_NCP)
+        sums_3NRC[:, :, r] = torch.stack([power_NCP.sum(2) for power_NCP in powers])
+    return near_NRC, sums_3NRC
+
+
+def _present(areas_NRHW: Tensor) -> list[tuple[int, Tensor]]:
+    """The regions that any image has: number and (N, P) pixels. Waits for the device once.
+
+    A data set has up to 37 classes, its picture a few: the passes saved cost far more than that.
+    """
+    areas_NRP = areas_NRHW.flatten(2)
+    return [(r, areas_NRP[:, r]) for r in areas_NRP.any(2).any(0).nonzero().flatten().tolist()]
 
 
 def evaluate_whole(
@@ -229,7 +240,7 @@ def evaluate_whole(
 ) -> None:
     """`evaluate_chosen` without a choice of pixels."""
     x_NCP, gradient_NCP = features_NCHW.flatten(2), gradient_NCHW.flatten(2).zero_()
-    for r, inside_NP in enumerate(areas_NRHW.flatten(2).unbind(1)):
+    for r, inside_NP in _present(areas_NRHW):
         near, c0, c1, c2 = (f_NRC[:, r, :, None] for f_NRC in factors_NRC)
         y_NCP = x_NCP - near
         gradient_NCP += ((c2 * y_NCP + c1) * y_NCP + c0).where(inside_NP[:, None], 0)

@@ -199,7 +199,9 @@ def build_context(num_classes: int, *, pretrained: bool = False, **options) -> C
     """A `ContextResNet` from flat options: those of `ResNetConfig` beside its own.
 
     `pretrained` starts the backbone from torchvision's ImageNet weights and takes their input
-    statistics. Raises ModelError where the weights cannot be had.
+    statistics. The order of the channels stays that of a network without them, so that one built
+    anew can load what was trained: the first convolution is turned round instead. Raises ModelError
+    where the weights cannot be had.
     """
     names = {field.name for field in fields(ResNetConfig)}
     chosen = {key: value for key, value in options.items() if key in names}
@@ -207,7 +209,10 @@ def build_context(num_classes: int, *, pretrained: bool = False, **options) -> C
     backbone = ResNetConfig(**{"dilate_first": True, **chosen})
     if not pretrained:
         return ContextResNet(num_classes, backbone, **head)
-    statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "bgr": False}
+    statistics = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     network = ContextResNet(num_classes, backbone, **(statistics | head))
-    network.backbone.load_state_dict(imagenet_weights(backbone))
+    weights = imagenet_weights(backbone)
+    if network.input_norm.bgr:  # they are made for R, G, B
+        weights["conv1.weight"] = weights["conv1.weight"].flip(1)
+    network.backbone.load_state_dict(weights)
     return network

@@ -124,7 +124,7 @@ def ablation_table(
     place = list(shown).index(f"points over {FAMILY.over}") + 1
     apart = [spread_text(whole[name]) if name != "intra" else "–" for name in labels]
     shown.insert(place, "points over the whole of it", apart)
-    lines = _notes(own, found, prefix, VARIANTS, "All six rows")
+    lines = _notes(own, found, prefix, VARIANTS, f"All {len(VARIANTS)} rows")
     title = f"What of IntRA-KD is it: {STUDENTS[student]} in {BENCHMARKS[benchmark].name}'s form"
     return Table(title, frame, shown, rows.footnotes(lines, own, None))
 

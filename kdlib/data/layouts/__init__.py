@@ -12,8 +12,8 @@ Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, 
 Where a paper cuts the top of the pictures off, ``read_image`` and ``read_label`` do so. Such a
 module has ``read_whole``, ``top_of``, ``TOP``, ``FULL`` and the ``CLASS_WEIGHTS`` of that paper's
 cross entropy. Beyond that Cityscapes has ``label_ids``, KITTI ``LIMITS`` and ``difficulty``, CULane
-``SCENARIOS``, ``scenario`` and ``existence``, LLAMAS ``lane_map``, ApolloScape ``EVALUATED`` and
-``label_ids``.
+``SCENARIOS``, ``scenario`` and ``existence``, LLAMAS ``read_whole_label``, ApolloScape
+``EVALUATED`` and ``label_ids``.
 """
 
 from types import ModuleType

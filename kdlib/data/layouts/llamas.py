@@ -11,8 +11,8 @@ color_images holds the split, else grey ones, as RGB. The split "val" is the fol
 names do); the labels of test are not published. A still's id is <recording>/<stamp>.
 
 `read_image` and `read_label` return the part below row 333 of 717, which networks are trained and
-tested on; `read_whole` and `lane_map` the whole picture. Simulated pictures may be smaller: the
-projection and the pixels of a label belong to the size of its own picture, so nothing is scaled
+tested on; `read_whole` and `read_whole_label` the whole picture. Simulated pictures may be smaller:
+the projection and the pixels of a label belong to the size of its own picture, so nothing is scaled
 but the cut, see `top_of`.
 
 Not supported: the lane authors' own PNG labels, whose tool was not published.
@@ -114,35 +114,32 @@ def read_image(path: Path) -> np.ndarray:
     return image_HWC[top_of(image_HWC.shape[0]) :]
 
 
-def read_label(path: Path, *, connected: bool = False) -> np.ndarray:
-    """uint8 HW of 0 and 1..4, drawn from a JSON label, the part below `top_of`.
+def read_whole_label(where: Sample | Path, *, connected: bool = False) -> np.ndarray:
+    """uint8 HW of 0 and 1..4, the official drawing of the WHOLE picture from a JSON label.
+
+    The rows above `top_of` are as drawn, not blanked: where no marker reaches them they are
+    background, as in a padded prediction.
 
     Args:
+        where: a still or the path of its label.
         connected: close the gaps between the markers of a line. The official mask, which the
             metric takes, leaves them open.
 
     Raises:
-        LayoutError: a wrong label, see `llamas_lines.read`, or no picture that tells its size.
+        LayoutError: a wrong label, see `llamas_lines.read`, a still without one, or no picture that
+            tells its size.
     """
-    mask_HW = _whole_mask(path, connected=connected)
+    path = _label(where) if isinstance(where, Sample) else where
+    label = llamas_lines.read(path)
+    size_hw = image_size(_image(Path(path)), IMAGE_CURE)
+    llamas_lines.check_rows(path, label, size_hw)
+    return llamas_lines.draw(label, size_hw, connected=connected)
+
+
+def read_label(path: Path, *, connected: bool = False) -> np.ndarray:
+    """`read_whole_label`, the part below `top_of`."""
+    mask_HW = read_whole_label(path, connected=connected)
     return mask_HW[top_of(mask_HW.shape[0]) :]
-
-
-def lane_map(where: Sample | Path, *, connected: bool = False) -> np.ndarray:
-    """uint8 (5, H, W), the official drawing of the WHOLE picture: no line, l1, l0, r0, r1.
-
-    The channels exclude one another. The rows above `top_of` are as drawn, not blanked: where no
-    marker reaches them the background is 1 and the lines are 0, as in a padded prediction.
-
-    Args:
-        where: a still or the path of its label.
-        connected: as in `read_label`.
-
-    Raises:
-        LayoutError: as in `read_label`, or a still without a label.
-    """
-    mask_HW = _whole_mask(_label(where) if isinstance(where, Sample) else where, connected)
-    return np.stack([mask_HW == index for index in range(len(CLASSES))]).astype(np.uint8)
 
 
 def read_lanes(sample: Sample) -> list[np.ndarray]:
@@ -214,13 +211,6 @@ def _look(sample: Sample) -> Finding:
     return replace(
         finding, pixels=pixels, notes=+Counter({DROPPED: label.dropped, FARTHER: farther})
     )
-
-
-def _whole_mask(path: Path, connected: bool) -> np.ndarray:
-    label = llamas_lines.read(path)
-    size_hw = image_size(_image(Path(path)), IMAGE_CURE)
-    llamas_lines.check_rows(path, label, size_hw)
-    return llamas_lines.draw(label, size_hw, connected=connected)
 
 
 def _label(sample: Sample) -> Path:

@@ -234,8 +234,9 @@ glow = plt.cm.magma(p[best].numpy())[..., :3]
 points = []
 if metric == "culane":
     scale, top = picture.shape[1] / width, layout.top_of(layout.FULL[0])
-    at_rule = bilinear(p[None], (208, 976))[0]  # the size that rows and smoothing are made for
-    points = [scale * (lane - [0, top]) for lane in rules.lanes_from_probabilities(at_rule)]
+    small = layout.read_image(parts.report[0].image)
+    lanes = evaluation.lanes.predict_lanes(parts.network, small, cfg.data.size, fabric)
+    points = [scale * (lane - [0, top]) for lane in lanes]
 
 # %%
 figure, axis = plt.subplots(figsize=(10, 2.6))

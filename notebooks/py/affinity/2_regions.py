@@ -15,6 +15,7 @@ kernel = 5  # pixels a side, for the figures of one width
 
 # %%
 import os
+from dataclasses import replace
 
 import cv2
 import matplotlib.pyplot as plt
@@ -186,7 +187,7 @@ print(f"{ours[10].sum()} as a maximum over the window")
 networks = {"student": cfg, "teacher": config.load_run(cfg.teacher, scale=scale, seed=seed)}
 sizes = {}
 for who, one in networks.items():
-    network = preparing.build_network(one).eval()
+    network = preparing.build_network(replace(one, init=None)).eval()  # shapes need no weights
     with torch.inference_mode():
         features = network(torch.zeros(1, 3, *size)).features
     for level in ("middle", "high"):
@@ -219,15 +220,23 @@ plt.show()
 
 # %%
 some = range(min(len(stills), 120))
-every = torch.stack([torch.from_numpy(stills.read(i)[1]).long() for i in some])
-held = areas_of_interest(every, classes, kernel=1).flatten(2).any(2)
+every = torch.stack([torch.from_numpy(stills.read(i)[1]).long() for i in some]).split(8)
+
+
+def there(**options):
+    """(N, R): which classes have an area, a few stills at a time."""
+    found = [areas_of_interest(each, classes, **options).flatten(2).any(2) for each in every]
+    return torch.cat(found)
+
+
+# %%
+held = there(kernel=1)
 
 
 def lost(kernel, stride):
     """Share of the (still, class) pairs in the labels that are absent on the map, in percent."""
     grid = (max(size[0] // stride, 1), max(size[1] // stride, 1))
-    there = areas_of_interest(every, classes, kernel=kernel, size=grid).flatten(2).any(2)
-    return 100 * float((held & ~there).sum() / held.sum())
+    return 100 * float((held & ~there(kernel=kernel, size=grid)).sum() / held.sum())
 
 
 # %%

@@ -37,8 +37,9 @@ networks = {"teacher": teacher, "before": parts.network.eval(), "after": student
 print(f"teacher: {teacher.name}; student: {run}, seed {seed}, {cfg.schedule.steps} steps")
 
 # %% [markdown]
-# "Before" is the student with its first, random weights. The still comes from the split on which
-# settings are chosen: it has labels, and no network has learnt from it.
+# "Before" is the student as it starts this run: with random weights, or, at the scales before
+# `paper`, already trained on the labels by the run that `init` names. The still comes from the
+# split on which settings are chosen: it has labels, and no network has learnt from it.
 
 # %%
 held_out = cfg.data.tune or cfg.data.report
@@ -60,7 +61,7 @@ def seen(network, picture, label):
 
 
 # %%
-order = sorted(range(len(stills)), key=lambda i: -len(np.unique(stills.read(i)[1])))
+order = sorted(range(min(len(stills), 200)), key=lambda i: -len(np.unique(stills.read(i)[1])))
 picture, label = stills.read(order[still % len(order)])
 both = {who: seen(network, picture, label) for who, network in networks.items()}
 present = [k for k in range(classes) if all(areas[0, k].any() for _, areas in both.values())]

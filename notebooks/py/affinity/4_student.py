@@ -175,7 +175,8 @@ sheet(rows, [], title, height=0.85)
 plt.show()
 
 # %% [markdown]
-# Pale is where the squares are large. A student with random weights follows edges and brightness.
+# Pale is where the squares are large. A student with random weights follows edges and brightness;
+# one that starts from weights trained on the labels has places of its own to look at.
 #
 # ## Training
 
@@ -344,8 +345,9 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 # %% [markdown]
 # ## Where this differs from the paper
 #
-# Factors and levels are the paper's, as far as it tells. The student starts from random weights and
-# trains for the run's few steps; at sample scale it has fewer channels. Rows *Factors*, *Levels*,
+# Factors and levels are the paper's, as far as it tells. Before the scale `paper` all rows of a
+# student start from the same weights, trained on the labels, and go on for a few steps; at sample
+# scale it has fewer channels. Rows *Factors*, *Levels*,
 # *Attention: map*, *Attention: size of the map*, *Soft targets (KD)*, *Attention alone (AT)*,
 # *Structured distillation (SKD)*, *Other baselines*, *Student: which ERFNet*, *Networks of the
 # sample scale* and *Optimiser and schedule* of the
