@@ -19,7 +19,7 @@ from kdlib.blocks import ConfigError
 
 # Options that came after the first records: a run that leaves them alone keeps its hash.
 LATER = {
-    "schedule": ("drops",),
+    "schedule": ("drops", "clip_each"),
     "model": ("lanes", "context_width"),
     "structured": ("pixelwise_weight",),
     "imitation": ("assign",),
@@ -88,19 +88,22 @@ class Detector:
     box_unit: Literal["pixel", "stride"] | None = None  # of the exponential of the distances
     anchor_scale: float | None = None  # of anchors made for another size of image
     width: float | None = None  # of shuffledet, factor of the channels: 1 teacher, 0.5, 0.25
+    # Of fcos and the rcnn networks: layers that are not trained, "released" of rcnn-vgg only.
+    frozen: Literal["lower", "released", "none"] | None = None
+    frozen_norm: bool | None = None  # batch norms keep their statistics and are not trained
     # Of the rcnn networks, see kdlib.models.rcnn; pairs are (training, evaluation).
     pyramid_channels: int | None = None
     head_channels: int | None = None  # of fc6 and fc7
     rpn_channels: int | None = None
     dropout: float | None = None  # behind fc6 and fc7 of VGG
-    frozen: Literal["lower", "released", "none"] | None = None  # layers that are not trained
-    frozen_norm: bool | None = None  # batch norms keep their statistics
     scales: tuple[float, ...] | None = None  # of the anchors, multiples of the stride
     inside_only: bool | None = None  # proposals learn on anchors inside the image only
     rpn_batch: int | None = None  # anchors drawn per image
     roi_batch: int | None = None  # regions drawn per image
     proposals: tuple[int, int] | None = None  # regions per image
     proposals_before_nms: tuple[int, int] | None = None  # anchors per level
+    score_threshold: float | None = None  # only what scores more is given out
+    nms_threshold: float | None = None  # IoU beyond which a box of the same class gives way
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,7 @@ class Schedule:
     drops: tuple[float, ...] | None = None  # of step: shares of the run, each a tenth
     warmup: int = 0  # steps of linear warm-up
     clip_norm: float = 0.0  # 0 = no gradient clipping
+    clip_each: bool | None = None  # clip_norm holds for each parameter by itself, not for all
     ema: float = 0.0  # decay of averaged weights, which are then the result; 0 = off
     workers: int = 1  # loader processes
     save_every_s: float = 60.0  # seconds between two resume points
@@ -229,6 +233,8 @@ class Schedule:
             raise ConfigError("schedule.drops: needed by decay: step, and by no other decay")
         if any(not 0 < share < 1 for share in drops):
             raise ConfigError(f"schedule.drops: shares between 0 and 1, found {drops}")
+        if self.clip_each and not self.clip_norm:
+            raise ConfigError("schedule.clip_each: needs the norm, schedule.clip_norm")
 
 
 @dataclass(frozen=True)

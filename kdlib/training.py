@@ -123,10 +123,7 @@ def train(
             for parameter in joint.parameters():  # the student's own are averaged by the backward
                 parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")
         if plan.clip_norm:
-            # Its own check of the norm would wait for the device in every step; ours is in _row.
-            fabric.clip_gradients(
-                module, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False
-            )
+            _clip(plan, module, optimizer, fabric)
         optimizer.step()
         if plan.ema:
             _average(averaged, student, plan.ema)
@@ -212,6 +209,22 @@ def _answer(module: nn.Module, student: nn.Module, views: augment.Views) -> Name
     if getattr(student, "wants_targets", False):
         return module(views.images, Untouched(views.labels))
     return module(views.images)
+
+
+def _clip(
+    plan: Schedule, module: nn.Module, optimizer: torch.optim.Optimizer, fabric: Fabric
+) -> None:
+    """Clip the gradients of all parameters together, or those of each parameter by themselves.
+
+    A check of the norm here would wait for the device in every step; ours is in `_row`.
+    """
+    if not plan.clip_each:
+        fabric.clip_gradients(module, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
+        return
+    # past Fabric, whose only further duty is to undo a scaling that float32 and bf16 do without
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            nn.utils.clip_grad_norm_(parameter, plan.clip_norm, error_if_nonfinite=False)
 
 
 def _row(

@@ -253,3 +253,41 @@ def test_a_rate_that_drops_needs_to_know_when():
         config.Schedule(steps=10, batch=2, lr=1e-3, drops=(0.5,))
     with pytest.raises(ConfigError, match="between 0 and 1"):
         config.Schedule(steps=10, batch=2, lr=1e-3, decay="step", drops=(5.0,))
+
+
+def test_each_gradient_is_clipped_to_a_norm_only():
+    with pytest.raises(ConfigError, match="clip_norm"):
+        config.Schedule(steps=10, batch=2, lr=1e-3, clip_each=True)
+
+
+def test_options_that_came_later_leave_a_hash_alone(params):
+    run = load_run("p-teacher")
+    assert "clip_each" not in run.settings()["schedule"]
+    plan = dataclasses.replace(run.schedule, clip_norm=1.0)
+    once, each = (
+        dataclasses.replace(run, schedule=dataclasses.replace(plan, clip_each=value))
+        for value in (None, True)
+    )
+    assert once.settings_hash() != each.settings_hash()
+    model = dataclasses.replace(run.model, detector=config.Detector())
+    found = dataclasses.replace(model, detector=config.Detector(score_threshold=0.0))
+    plain, asked = (dataclasses.replace(run, model=one) for one in (model, found))
+    assert plain.settings()["model"]["detector"] == {}
+    assert asked.settings()["model"]["detector"] == {"score_threshold": 0.0}
+
+
+def test_the_zoos_recipe_for_boxes_at_paper_scale():
+    params = config.read_params(ROOT / "params.yaml")
+    ways = ("teacher", "supervised", "distil", "matching")
+    runs = [config.build_run(params, f"funmatch-det-{way}", scale="paper") for way in ways]
+    for run in runs:
+        plan = run.schedule
+        assert (plan.optimiser, plan.lr, plan.batch, plan.clip_norm) == ("sgd", 0.01, 32, 35.0)
+        assert (plan.weight_decay, plan.warmup, plan.decay) == (1e-4, 500, "step")
+        # 36 passes over 70,000 stills, a tenth of the rate after the 24th and the 33rd
+        assert plan.steps == 36 * 70_000 // 32
+        assert [round(36 * share) for share in plan.drops] == [24, 33]
+        assert (run.init, run.model.detector.frozen) == ("imagenet", "lower")
+        assert run.model.detector.frozen_norm
+    for name in ("funmatch-det-pretrain", "funmatch-det-start", "funmatch-seg-start"):
+        assert config.build_run(params, name, scale="paper").schedule.steps == 1

@@ -168,18 +168,49 @@ def test_autocast_keeps_distances_in_float32():
 
 
 def test_what_is_frozen_stays():
-    network = FCOS(3, **SMALL, levels=(2, 3, 4), freeze=1, freeze_norm=True).train()
+    network = FCOS(3, **SMALL, levels=(2, 3, 4), frozen="lower", frozen_norm=True).train()
     assert not any(p.requires_grad for p in network.backbone.conv1.parameters())
     assert not any(p.requires_grad for p in network.backbone.layer1.parameters())
-    assert all(p.requires_grad for p in network.backbone.layer2.parameters())
+    for name, parameter in network.backbone.layer2.named_parameters():
+        assert parameter.requires_grad == ("conv" in name or name.endswith("downsample.0.weight"))
     before = {name: x.clone() for name, x in network.backbone.named_buffers()}
     network(torch.rand(2, 3, 32, 32))
     assert all(torch.equal(x, before[name]) for name, x in network.backbone.named_buffers())
+    lower = FCOS(3, **SMALL, levels=(2, 3, 4), frozen="lower").train().backbone
+    assert not lower.bn1.training and not lower.layer1[0].bn1.training
+    assert lower.layer2[0].bn1.training and lower.layer2[0].bn1.weight.requires_grad
     plain = FCOS(3, **SMALL, levels=(2, 3, 4)).train()
     before = plain.backbone.bn1.running_mean.clone()
     plain(torch.rand(2, 3, 32, 32))
     assert not torch.equal(plain.backbone.bn1.running_mean, before)
     assert all(p.requires_grad for p in plain.parameters())
+
+
+def test_norms_that_a_process_group_replaces_stay_frozen():
+    network = FCOS(3, **SMALL, levels=(2, 3, 4), frozen_norm=True)
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
+    norms = [part for part in network.modules() if isinstance(part, nn.SyncBatchNorm)]
+    assert len(norms) == 1 + 3 * 2 + 2 and not any(norm.training for norm in norms)
+
+
+def test_a_frozen_network_is_the_same_function_when_it_is_built_again():
+    """Weights are loaded into a network that was never frozen or pretrained: see load_network."""
+    torch.manual_seed(0)
+    frozen = FCOS(3, **SMALL, levels=(2, 3, 4), frozen="lower", frozen_norm=True)
+    for part in frozen.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+    optimizer = torch.optim.SGD([p for p in frozen.parameters() if p.requires_grad], 0.01)
+    images = torch.rand(2, 3, 32, 32)
+    sum(level.square().sum() for level in frozen.train()(images).classification).backward()
+    optimizer.step()
+    again = FCOS(3, **SMALL, levels=(2, 3, 4)).eval()
+    again.load_state_dict(frozen.state_dict())
+    with torch.no_grad():
+        told, repeated = frozen.eval()(images), again(images)
+    for one, other in zip(told.classification + told.box, repeated[0] + repeated[1], strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +223,7 @@ def test_what_is_frozen_stays():
         ({"levels": (6, 7, 8)}, "reach 5"),
         ({"stem": "tiny"}, "stem"),
         ({"box_unit": "metre"}, "box_unit"),
-        ({"freeze": 5}, "freeze"),
+        ({"frozen": "released"}, "frozen must be"),
         ({"head_convs": -1}, "head_convs"),
         ({"wheels": 4}, "wheels"),
         ({"width": 8, "pretrained": True}, "ImageNet weights"),

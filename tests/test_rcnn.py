@@ -837,6 +837,8 @@ def test_bad_options_are_refused():
         RCNNConfig(scales=())
     with pytest.raises(ValueError, match="rpn_batch must be positive"):
         RCNNConfig(rpn_batch=0)
+    with pytest.raises(ValueError, match="nms_threshold must be 0 to 1"):
+        RCNNConfig(nms_threshold=30.0)
     with pytest.raises(TypeError):
         tiny("vgg11", widths=8)
 

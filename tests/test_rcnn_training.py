@@ -636,6 +636,12 @@ def test_the_paper_scale_follows_the_released_readme(params):
         p.shape[0] for p in network.backbone.parameters() if not p.requires_grad and p.ndim > 1
     ]
     assert frozen == [64, 128, 256]  # conv3_1 goes with blocks 1 and 2
+    for name in ("voc-vgg11-teacher", "voc-vgg11-i", "voc-r101h-i", "voc-r50-i"):
+        rules = network_of(config.build_run(params, f"imitation-{name}", scale="paper"))
+        assert (rules.roi_heads.score_thresh, rules.roi_heads.nms_thresh) == (0.0, 0.3)
+    for name, scale in (("coco-r101h-i", "paper"), ("coco-r50h-i", "paper"), ("voc-r50-i", "gpu")):
+        rules = network_of(config.build_run(params, f"imitation-{name}", scale=scale))
+        assert (rules.roi_heads.score_thresh, rules.roi_heads.nms_thresh) == (0.05, 0.5)
     assert coco.data.layout == "coco" and coco.method.imitation.assign == "area"
     assert network_of(coco).config.scales == (8.0,)
 

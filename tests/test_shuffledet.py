@@ -344,6 +344,60 @@ def test_losses_are_their_formulas(classes):
         torch.testing.assert_close(doubled[name], 2 * got[name])
 
 
+def rows_of(output, targets, own):
+    """Some images of an output and of its targets."""
+    some = {name: getattr(output, name)[own] for name in ("classes", "confidence", "deltas")}
+    return output._replace(**some), Targets(*(part[own] for part in targets))
+
+
+def many_images(images):
+    """An output and targets whose images differ in their objects."""
+    generator = torch.Generator().manual_seed(2)
+    deltas = 0.3 * torch.randn(images, 2, 4, 4, 6, generator=generator, dtype=torch.float64)
+    few = some_targets()
+    which = torch.randint(0, 2, (images,), generator=generator)
+    xyxy = few.xyxy[which] + 5 * torch.rand(images, 3, 2, generator=generator).repeat(1, 1, 2)
+    return output_of(deltas), Targets(xyxy, few.classes[which], few.ignored[which])
+
+
+def test_large_batches_are_shares_of_a_released_clones_size():
+    assert squeezedet.CLONE == 8  # 32 images in four clones
+    output, targets = many_images(32)
+    whole = squeezedet.detection(output, targets)
+    for processes in (1, 2, 4):
+        # images go to processes in turn, which take the mean of their losses
+        dealt = [
+            rows_of(output, targets, slice(rank, None, processes)) for rank in range(processes)
+        ]
+        losses = [squeezedet.detection(*part) for part in dealt]
+        for name, value in whole.items():
+            mean = sum(loss[name] for loss in losses) / processes
+            torch.testing.assert_close(mean, value, rtol=1e-12, atol=0)
+    # each of the four shares is one batch by the formulas
+    shares = [loss_reference(*rows_of(output, targets, slice(k, None, 4))) for k in range(4)]
+    for name, value in whole.items():
+        expected = sum(share[name] for share in shares) / 4
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+    # under one divisor the confidence of the objects would weigh about a quarter
+    positive = squeezedet.detection(output, targets, negative_weight=0)["confidence"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(squeezedet, "CLONE", 32)
+        alone = squeezedet.detection(output, targets, negative_weight=0)["confidence"]
+    assert 3 < float(positive / alone) < 5
+
+
+@pytest.mark.parametrize(("images", "shares"), [(7, 1), (8, 1), (9, 2), (20, 3)])
+def test_a_batch_has_as_few_shares_as_it_needs(images, shares):
+    output, targets = many_images(images)
+    got = squeezedet.detection(output, targets)
+    parts = [
+        loss_reference(*rows_of(output, targets, slice(k, None, shares))) for k in range(shares)
+    ]
+    for name, value in got.items():
+        expected = sum(part[name] for part in parts) / shares
+        assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
 def test_assignment_by_hand():
     grid = anchors((4, 6), (64, 96), SHAPES)
     wanted = [20, 20, 21, 0]  # the same box three times, one far outside

@@ -400,6 +400,49 @@ def test_averaged_weights_are_the_result_where_asked_for(tmp_path):
     assert int(trained.weights[counter]) == 3
 
 
+def clipped(gradients: list[torch.Tensor | None], **schedule) -> list[torch.Tensor | None]:
+    """What is left of the gradients of so many parameters."""
+    module = torch.nn.ParameterList(torch.zeros(3) for _ in gradients)
+    fabric, plan = runtime.fabric("float32"), make_run(**schedule).schedule
+    module, optimizer = fabric.setup(module, training.make_optimizer(plan, module))
+    for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+        parameter.grad = None if gradient is None else gradient.clone()
+    training._clip(plan, module, optimizer, fabric)
+    return [parameter.grad for parameter in module.parameters()]
+
+
+def test_gradients_are_clipped_together_or_each_by_itself():
+    large, small = torch.tensor([30.0, 0.0, 40.0]), torch.tensor([0.3, 0.4, 0.0])
+    parameters = [torch.zeros(3, requires_grad=True) for _ in "ab"]
+    for parameter, gradient in zip(parameters, (large, small), strict=True):
+        parameter.grad = gradient.clone()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for got, parameter in zip(clipped([large, small], clip_norm=1.0), parameters, strict=True):
+        assert torch.equal(got, parameter.grad)
+    assert got.norm() == pytest.approx(0.01, rel=1e-3)  # 0.5 of a common norm of 50
+    first, second, none = clipped([large, small, None], clip_norm=1.0, clip_each=True)
+    torch.testing.assert_close(first, large / 50)
+    assert first.norm() <= 1 and torch.equal(second, small) and none is None
+    assert clipped([large * torch.nan], clip_norm=1.0, clip_each=True)[0].isnan().any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_each_gradient_of_a_run_is_clipped(tmp_path, monkeypatch, precision):
+    norms, clip = [], training._clip
+
+    def watched(plan, module, optimizer, fabric):
+        clip(plan, module, optimizer, fabric)
+        norms.extend(float(p.grad.norm()) for p in module.parameters() if p.grad is not None)
+
+    monkeypatch.setattr(training, "_clip", watched)
+    run = make_run(steps=3, clip_norm=0.02, clip_each=True, precision=precision)
+    done = train(tmp_path / "a", run)
+    assert max(norms) <= 0.02 * (1 + 1e-5) and min(norms) < 0.019
+    assert sum(norm > 0.0199 for norm in norms) > 3  # one common norm would leave all below
+    together = make_run(steps=3, clip_norm=0.02, precision=precision)
+    assert not same(done, train(tmp_path / "b", together))
+
+
 def test_learning_rates_by_hand():
     plan = config.Schedule(steps=100, batch=1, lr=2.0, warmup=4)
     rates = [training.learning_rate(plan, step) for step in (0, 3, 50, 75, 99)]

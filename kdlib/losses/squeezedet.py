@@ -11,6 +11,7 @@ Shape suffixes: N images, G labelled boxes, C classes, K anchors of a cell, h x 
 A = h w K anchors in the order rows, columns, anchors.
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 from kdlib.detection import Targets, area, iou
 
 SMALLEST = 1 / 16  # pixels
+# Images that share normalisers: the released code trains 32 images as four clones of 8, each with
+# normalisers of its own, and takes the mean.
+CLONE = 8
 
 
 class AnchorOutput(Protocol):
@@ -84,7 +88,7 @@ def detection(
 ) -> dict[str, Tensor]:
     """The terms of SqueezeDet's loss, weighted; their sum is the loss.
 
-    With the O objects of the batch that have an anchor each (`assign`), their classes one-hot q,
+    With the O objects of the N images that have an anchor each (`assign`), their classes one-hot q,
     class probabilities p, confidences s, IoU u of the predicted box, box deltas d and those of
     their labels d*:
 
@@ -93,10 +97,13 @@ def detection(
                               + negative_weight / (A - O) * sum over the other anchors of s^2)
         box = box_weight / O * sum over O and the four deltas of (d - d*)^2
 
-    The normalisers are the released ones, oddities kept: O counts the whole batch also where A
-    counts the anchors of one image, and the confidence is averaged over images on top, so that a
-    larger batch weighs it less against the rest. u has no gradient. Ignored regions are not
-    exempt: an anchor there is an "other" one.
+    The normalisers are the released ones, oddities kept: O counts all N images also where A counts
+    the anchors of one, and the confidence is averaged over images on top, so that the objects'
+    confidence weighs less against the rest where there are more images. N is therefore at most
+    `CLONE`, as released: a larger batch is dealt out in turn to as few equal shares as that takes,
+    and each term is the mean of theirs. Processes deal a batch out in the same way, so that 32
+    images have the same loss in one process, in two and in four. u has no gradient. Ignored
+    regions are not exempt: an anchor there is an "other" one.
 
     Deviations: logarithms are taken of the logits instead of p + 1e-16, and a denominator below 1
     counts as 1, so that a batch without objects has terms of 0 with zero gradients (the released
@@ -125,17 +132,12 @@ def detection(
 
     anchor_NG, found_NG = assign(output.anchors, targets)
     weight_NG = found_NG.to(dtype)
-    objects = weight_NG.sum()
-    per_object = 1 / objects.clamp(min=1)
-
     class_NG = targets.classes.where(found_NG, 0)
-    class_NG2 = _class_term(_rows(classes_NAC, anchor_NG), class_NG)
-    classification = class_weight * per_object * (weight_NG * class_NG2).sum()
+    surprise_NG = _class_term(_rows(classes_NAC, anchor_NG), class_NG)
 
     labels_NG4 = _encoded(targets.xyxy.to(dtype), output.anchors.to(dtype)[anchor_NG])
     # rows without an object may hold anything
     off_NG4 = (_rows(deltas_NA4, anchor_NG) - labels_NG4).where(found_NG[..., None], 0)
-    box = box_weight * per_object * off_NG4.square().sum()
 
     with torch.no_grad():
         boxes_NG4 = _rows(output.boxes().to(dtype), anchor_NG)
@@ -145,10 +147,23 @@ def detection(
         others_NA = confidence_NA.new_ones(n_images, n_anchors + 1)
         others_NA = others_NA.scatter(1, column_NG, torch.zeros_like(weight_NG))[:, :-1]
     positive_NG = _rows(confidence_NA[..., None], anchor_NG)[..., 0] - overlap_NG
-    positive = (weight_NG * positive_NG.square()).sum() * per_object
-    negative = (others_NA * confidence_NA.square()).sum() / (n_anchors - objects).clamp(min=1)
-    confidence = (positive_weight * positive + negative_weight * negative) / max(n_images, 1)
-    return {"classification": classification, "confidence": confidence, "box": box}
+
+    shares = max(1, math.ceil(n_images / CLONE))
+    classification, confidence, box = [], [], []
+    for share in range(shares):
+        own = slice(share, None, shares)
+        objects = weight_NG[own].sum()
+        per_object = 1 / objects.clamp(min=1)
+        surprise = (weight_NG[own] * surprise_NG[own]).sum()
+        classification.append(class_weight * per_object * surprise)
+        positive = (weight_NG[own] * positive_NG[own].square()).sum() * per_object
+        negative = (others_NA[own] * confidence_NA[own].square()).sum()
+        negative = negative / (n_anchors - objects).clamp(min=1)
+        both = positive_weight * positive + negative_weight * negative
+        confidence.append(both / max(len(weight_NG[own]), 1))
+        box.append(box_weight * per_object * off_NG4[own].square().sum())
+    terms = {"classification": classification, "confidence": confidence, "box": box}
+    return {name: sum(parts) / shares for name, parts in terms.items()}
 
 
 def _class_term(logits_NGC: Tensor, class_NG: Tensor) -> Tensor:

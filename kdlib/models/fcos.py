@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdlib.detection import DetectionOutput, Detections
 from kdlib.models import decode
@@ -119,9 +120,10 @@ class FCOS(nn.Module):
             size, for short training.
         pretrained: start from torchvision's ImageNet weights (`ModelError` where they cannot be
             had).
-        freeze: leave the stem and so many stages as they are (the zoo: 1); -1: train everything.
-        freeze_norm: keep the backbone's batch norms in evaluation mode, for batches of few images
-            and pretrained weights (the zoo: true). Their weights still learn.
+        frozen: "lower": the stem and the first stage of the backbone are not trained, as in the
+            zoo, which starts from ImageNet; "none": everything is.
+        frozen_norm: keep the backbone's batch norms at their stored statistics, not trained: the
+            zoo's, for pretrained weights. What is frozen keeps them in any case.
         mean, std: input statistics of R, G, B as fractions.
         bgr: the backbone's weights expect B, G, R.
     """
@@ -140,8 +142,8 @@ class FCOS(nn.Module):
         levels: Sequence[int] = (3, 4, 5, 6, 7),
         box_unit: Literal["pixel", "stride"] = "pixel",
         pretrained: bool = False,
-        freeze: int = -1,
-        freeze_norm: bool = False,
+        frozen: Literal["lower", "none"] = "none",
+        frozen_norm: bool = False,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         bgr: bool = False,
@@ -165,8 +167,8 @@ class FCOS(nn.Module):
             stem=stem,
             norm=norm,
         )
-        if not -1 <= freeze <= stages:
-            raise ValueError(f"freeze must be -1 to {stages}, not {freeze}")
+        if frozen not in ("lower", "none"):
+            raise ValueError(f"frozen must be 'lower' or 'none', not {frozen!r}")
         self.levels = tuple(levels)
         first = STEM_STRIDE[stem].bit_length() - 1
         last = first + stages - 1
@@ -181,7 +183,7 @@ class FCOS(nn.Module):
             )
         self.output_stride = 2 ** self.levels[-1]
         self.strides = tuple(2**level for level in self.levels)
-        self.box_unit, self.freeze, self.freeze_norm = box_unit, freeze, freeze_norm
+        self.box_unit = box_unit
         self._used = tuple(level - first for level in own)
 
         self.input_norm = InputNorm(mean, std, bgr=bgr)
@@ -191,26 +193,23 @@ class FCOS(nn.Module):
         self.head = Head(channels, num_classes, head_convs, len(self.levels))
         if pretrained:
             self.backbone.load_state_dict(imagenet_weights(backbone))
-        for part in self._frozen():
-            part.requires_grad_(False)
+        lower = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "layer1")  # of the deep stem, too
+        for name, part in self.backbone.named_children():
+            if frozen == "lower" and name in lower:
+                part.requires_grad_(False)
+        for norm in self._batch_norms() if frozen_norm else []:
+            norm.requires_grad_(False)
 
-    def _frozen(self) -> list[nn.Module]:
-        """The parts of the backbone that do not learn."""
-        if self.freeze < 0:
-            return []
-        names = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
-        names += [f"layer{i + 1}" for i in range(self.freeze)]
-        return [getattr(self.backbone, name) for name in names if hasattr(self.backbone, name)]
+    def _batch_norms(self) -> list[_BatchNorm]:
+        return [part for part in self.backbone.modules() if isinstance(part, _BatchNorm)]
 
     def train(self, mode: bool = True) -> "FCOS":
-        """As of any module, but what is frozen stays in evaluation mode."""
+        """Training or evaluation mode; batch norms that are not trained keep their statistics."""
         super().train(mode)
-        for part in self._frozen():
-            part.eval()
-        if self.freeze_norm:
-            for part in self.backbone.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    part.eval()
+        # looked for anew: in a process group others take the place of those that were built
+        for norm in self._batch_norms():
+            if not norm.weight.requires_grad:
+                norm.eval()
         return self
 
     def forward(self, images_NCHW: Tensor) -> DetectionOutput:

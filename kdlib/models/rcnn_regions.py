@@ -42,7 +42,8 @@ class RCNNConfig:
             fact sheet is silent, these are py-faster-rcnn's.
         roi_size: cells a side of a region.
         roi_batch: regions drawn per image for the loss, at most a quarter positive (IoU 0.5).
-        score_threshold, nms_threshold, max_detections: which detections are given out, per image.
+        score_threshold, nms_threshold, max_detections: which detections are given out, per image:
+            torchvision's. The configuration that the released code builds on has 0.0 and 0.3.
     """
 
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -69,6 +70,9 @@ class RCNNConfig:
         for name in ("rpn_channels", "rpn_batch", "roi_size", "roi_batch", "max_detections"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("score_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be 0 to 1, not {getattr(self, name)}")
 
     @property
     def canonical(self) -> float:

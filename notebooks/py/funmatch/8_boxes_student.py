@@ -2,7 +2,8 @@
 # # 8 · The student that finds boxes, three ways
 #
 # The student is a small FCOS. As on page 3 it starts from weights that were learnt with the labels
-# and goes on in one of three ways, always for the same number of steps:
+# (at scale `paper` from ImageNet's, as its teacher does) and goes on in one of three ways, always
+# for the same number of steps:
 #
 # | way | pictures | told by |
 # |---|---|---|
@@ -159,8 +160,8 @@ plt.show()
 # %% [markdown]
 # Above, many cells agree on few boxes. Below they lie where nothing is: training has never told
 # these cells what to say. Two tests, by the overlap of boxes: the teacher sees each view again, a
-# little brighter or darker; and the student before training, which learnt from the same labels,
-# sees the very same view.
+# little brighter or darker; and the student before training, whose common start learnt from the
+# same labels, sees the very same view.
 
 # %%
 recolour = config.Augment(zoom=(1.0, 1.0), flip=0.0, colour=max(cfg.augment.colour, 0.1))
