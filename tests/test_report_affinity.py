@@ -384,6 +384,7 @@ def test_the_headline_has_a_panel_for_each_student(tmp_path, paper):
     assert "ERFNet, alone 61.0 ± 1.0 %\n(points of F1 over labels alone)" in words
     assert "ResNet-18, alone 60.0 ± 0.0 %\n(points of F1 over labels alone)" in words
     assert "published, ERFNet" in words
+    assert any(word.endswith("Seeds: ERFNet 3, ResNet-18 2.") for word in words)
     assert words.count("not run") == 3  # at, skd and intra of the second student
     # three of the four rows have a published figure, hollow
     hollow = [line for line in shown.axes[0].lines if line.get_marker() == "v"]

@@ -50,8 +50,19 @@ def headline(
             printed = {f"published, {STUDENTS[student]}": table} if table else {}
             _panel(axis, found, printed, STUDENTS[student], BENCHMARKS[benchmark])
         finding = affinity.finding(records, benchmark, students[0])
-        look.title(figure, finding, note or panels.seeds_note(each[students[0]], FAMILY))
+        look.title(figure, finding, note or _seeds_note(each))
     return figure
+
+
+def _seeds_note(each: Mapping[str, Mapping[str, pd.Series]]) -> str:
+    """`seeds_note`, with the students named where they have different numbers of seeds."""
+    notes = {STUDENTS[name]: panels.seeds_note(found, FAMILY) for name, found in each.items()}
+    first, *others = notes.values()
+    if all(note == first for note in others):
+        return first
+    marks, _ = first.split("Seeds: ")
+    counts = [f"{name} {note.split('Seeds: ')[1].rstrip('.')}" for name, note in notes.items()]
+    return f"{marks}Seeds: {', '.join(counts)}."
 
 
 def part_figure(
