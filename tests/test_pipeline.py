@@ -137,6 +137,13 @@ def test_every_scale_resolves_every_run_of_the_pipeline(stages):
             load_run(run.name, scale=scale)
 
 
+def test_make_knows_every_paper_that_has_stages(stages):
+    """`make repro` works on papers side by side: one that it leaves out would wait for the rest."""
+    named = re.search(r"^PAPERS := (.+)", (ROOT / "Makefile").read_text(), re.M).group(1).split()
+    main = {name for name in stages if "evidence/" not in name and not name.startswith("code@")}
+    assert sorted(named) == sorted({name.split("-")[0] for name in main})
+
+
 # -- The import closure ----------------------------------------------------------------------------
 
 
