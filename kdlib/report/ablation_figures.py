@@ -180,8 +180,17 @@ def gain_panel(
 
 def seeds_note(found: Mapping[str, pd.Series], family: Family) -> str:
     """What the marks are, and of how many seeds."""
+    return marks_note(seeds_text(found, family))
+
+
+def seeds_text(found: Mapping[str, pd.Series], family: Family) -> str:
+    """How many seeds the rows have: `3`, or `1 to 3`."""
     n = [len(found[name]) for name in family.rows if len(found[name])]
-    seeds = f"{min(n)} to {max(n)}" if n and min(n) < max(n) else f"{max(n, default=0)}"
+    return f"{min(n)} to {max(n)}" if n and min(n) < max(n) else f"{max(n, default=0)}"
+
+
+def marks_note(seeds: str) -> str:
+    """What the marks are, and what is known of the seeds."""
     return f"Small points: single seeds; marks: mean ± standard deviation. Seeds: {seeds}."
 
 

@@ -56,13 +56,10 @@ def headline(
 
 def _seeds_note(each: Mapping[str, Mapping[str, pd.Series]]) -> str:
     """`seeds_note`, with the students named where they have different numbers of seeds."""
-    notes = {STUDENTS[name]: panels.seeds_note(found, FAMILY) for name, found in each.items()}
-    first, *others = notes.values()
-    if all(note == first for note in others):
-        return first
-    marks, _ = first.split("Seeds: ")
-    counts = [f"{name} {note.split('Seeds: ')[1].rstrip('.')}" for name, note in notes.items()]
-    return f"{marks}Seeds: {', '.join(counts)}."
+    counts = {STUDENTS[name]: panels.seeds_text(found, FAMILY) for name, found in each.items()}
+    if len(set(counts.values())) == 1:
+        return panels.marks_note(next(iter(counts.values())))
+    return panels.marks_note(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def part_figure(
