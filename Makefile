@@ -40,9 +40,12 @@ setup: $(READY)  ## make .venv with the locked packages (once; 6 GB on Linux)
 data: $(READY)  ## restore data/: pull it where a DVC remote has it, else render it; check its hash
 	@python -m kdlib.simulate restore
 
+# The inputs first, one after the other: they read data/, which DVC then refuses to another process. xargs goes on
+# with the other papers after a 1, but not after DVC's 255.
 repro: data unlock  ## run the main job: frames, teacher, students, tables and figures
+	@dvc repro code $(PAPERS:%=%-inputs)
 	@printf '%s\n' $(PAPERS) | OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} \
-	  xargs -P $(JOBS) -I{} dvc --wait-for-lock repro --glob '{}-*'
+	  xargs -P $(JOBS) -I{} $(SHELL) -c "dvc --wait-for-lock repro --glob '{}-*' || exit 1"
 	@dvc repro
 
 evidence: data unlock  ## run the further seeds, pool sizes and schedules behind the committed figures (hours)
