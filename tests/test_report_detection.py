@@ -15,6 +15,7 @@ from kdlib.report import (
     boxes,
     figures,
     imitation,
+    imitation_factor,
     imitation_figures,
     look,
     measure,
@@ -471,6 +472,7 @@ def test_figures_of_the_letters(table, tmp_path):
         imitation_figures.imitation_figure(empty),
         imitation_figures.class_figure(empty),
         imitation_figures.psi_figure(empty),
+        imitation_figures.factor_figure(empty, 0.5),
     ):
         assert any("not run" in text for text in texts(nothing))
         assert nothing._repr_png_().startswith(b"\x89PNG")
@@ -536,11 +538,60 @@ def test_the_sentence_on_psi_follows_the_numbers(tmp_path, rows, expected):
     assert imitation.psi_finding(imitation.psi_points(records)) == expected
 
 
+FACTORS = {"i_weight20": (0.50, 0.50, 0.52), "f_weight20": (0.39, 0.44, 0.40)}
+
+
+def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
+    records = letters(tmp_path, **LETTERS, **FACTORS, i_weight3=(0.43,), i_psi02=(0.8, 0.8, 0.8))
+    points = imitation_factor.factor_points(records, 0.5)
+    places = points[points["seed"] == 0][["letter", "factor", "points"]].to_numpy().tolist()
+    assert [place[:2] for place in places] == [
+        ["f", 0.5], ["f", 20.0], ["i", 0.5], ["i", 3.0], ["i", 20.0]
+    ]  # fmt: skip
+    assert [place[2] for place in places] == pytest.approx([-2.0, -1.0, 6.0, 3.0, 10.0])
+    rows = imitation_factor.factor_table(records, 0.5).shown.set_index("λ")
+    assert rows.index.tolist() == ["0 (student alone)", "0.5", "3", "20"]
+    assert rows.loc["0 (student alone)"].tolist() == ["41.0 ± 1.0", "–", "–", "–", "3"]
+    assert rows.loc["20"].tolist() == [
+        "50.7 ± 1.2", "+9.7 ± 1.5", "41.0 ± 2.6", "+0.0 ± 1.7", "3 / 3"
+    ]  # fmt: skip
+    assert rows.loc["3", "whole map: mAP %"] == "not run" and rows.loc["3", "n"] == "1 / 0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (
+            FACTORS,
+            "With λ = 20 the region lifts the student by 9.7 ± 1.5 points, with λ = 0.5 by "
+            "+6.0 ± 1.0; the whole map with λ = 20 by +0.0 ± 1.7 (tie)",
+        ),
+        (
+            {"i_weight20": (0.43,)},
+            "With λ = 0.5 the region lifts the student by 6.0 ± 1.0 points; the whole map with "
+            "λ = 0.5 by −3.0 ± 1.7",
+        ),
+        (
+            {"i": (0.39, 0.43, 0.41), "i_weight20": (0.41, 0.41, 0.42), "f": ()},
+            "No λ lifts the student clearly: best λ = 20, +0.3 ± 1.2 points, with λ = 0.5 by "
+            "+0.0 ± 1.0 (tie)",
+        ),
+        ({}, "λ: nothing to compare yet, fewer than two values were run"),
+    ],
+)
+def test_the_sentence_on_the_factor_follows_the_numbers(tmp_path, rows, expected):
+    records = letters(tmp_path, **(LETTERS | rows))
+    points = imitation_factor.factor_points(records, 0.5)
+    assert imitation_factor.factor_finding(points, 0.5) == expected
+    assert plain(imitation_figures.factor_figure(records, 0.5).get_suptitle()) == expected
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path, table, fgfi):
     sweeps = {"0.25x": fgfi.tables["psi-quarter"]}
     for make in (
         lambda: imitation_figures.imitation_figure(table, {"0.25x": fgfi.tables["kitti-quarter"]}),
         lambda: imitation_figures.psi_figure(table, sweeps),
+        lambda: imitation_figures.factor_figure(table, 0.5),
     ):
         first, second = (look.save(make(), tmp_path / f"{i}.png") for i in (0, 1))
         assert first.read_bytes() == second.read_bytes()

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from kdlib.report import ablation_figures as panels
-from kdlib.report import arms, imitation, look, measure
+from kdlib.report import arms, imitation, imitation_factor, look, measure
 from kdlib.report.imitation import FAMILY
 from kdlib.report.look import Picture, style
 from kdlib.report.published import PublishedTable
@@ -94,6 +94,43 @@ def psi_figure(
         _own_panel(axes[-1], points, imitation.scores(records, prefix))
         text = "Small points: single seeds; marks: mean ± standard deviation."
         look.title(figure, imitation.psi_finding(points), note or text)
+    return figure
+
+
+def factor_figure(
+    records: pd.DataFrame,
+    own: float,
+    *,
+    prefix: str = "imitation-kitti",
+    scale: str | None = None,
+    note: str = "",
+) -> Picture:
+    """Points over the student against the factor, for the region and the whole map.
+
+    own: the factor of the table's rows. The title is `imitation_factor.factor_finding`.
+    """
+    records = arms.one_scale(records, scale)
+    points = imitation_factor.factor_points(records, own, prefix=prefix)
+    factors = sorted(points["factor"].unique())
+    with style():
+        figure = look.figure(7.6, 4.4)
+        axis = figure.subplots()
+        for k, (letter, label) in enumerate(imitation_factor.LETTERS.items()):
+            ran = points[points["letter"] == letter].dropna(subset="points")
+            means = ran.groupby("factor")["points"].mean()
+            places = [factors.index(factor) + 0.16 * k for factor in means.index]
+            for place, (_, seeds) in zip(places, ran.groupby("factor"), strict=True):
+                look.mark(axis, place, seeds.set_index("seed")["points"], letter, jitter=0.04)
+            axis.plot(places, means, color=look.COLOURS[letter], lw=1.2, zorder=1, label=label)
+        axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
+        axis.set_xticks(range(len(factors)), [f"{factor:g}" for factor in factors])
+        axis.set_xlabel("λ, factor of the imitation (the line at 0: the student alone)")
+        axis.set_ylabel("mAP, points over the student")
+        axis.legend(fontsize=9)
+        sns.despine(ax=axis)
+        look.empty(axis, len(points) > 0)
+        text = "Small points: single seeds; marks: mean ± standard deviation."
+        look.title(figure, imitation_factor.factor_finding(points, own), note or text)
     return figure
 
 

@@ -1,0 +1,114 @@
+"""Feature imitation with factors of any size: the sweep over lambda, its finding, its table.
+
+Fact sheet feature_imitation, section 2: the paper does not give its factor, the released ones do
+not carry over to other networks, and their author advises to bring both losses to a similar level
+first. `<prefix>-i-weight10` imitates the region with lambda = 10, `<prefix>-f-weight10` the whole
+map. Scores are percentages, differences are points over the student alone and paired by seed.
+"""
+
+import math
+import re
+
+import pandas as pd
+
+from kdlib.report import arms, measure, notes
+from kdlib.report.arms import Spread, spread_text
+from kdlib.report.render import Table
+from kdlib.report.rows import BASELINE
+from kdlib.report.tables import NOT_RUN
+
+LETTERS = {"i": "region", "f": "whole map"}
+COLUMNS = ["letter", "factor", "run", "seed", "score", "points"]
+
+
+def factor_points(
+    records: pd.DataFrame,
+    own: float,
+    *,
+    prefix: str = "imitation-kitti",
+    scale: str | None = None,
+) -> pd.DataFrame:
+    """One row for each letter, factor and seed that was run: `COLUMNS`.
+
+    own: the factor of `<prefix>-i` and `<prefix>-f`. Points are over the baseline of the same seed.
+    """
+    records = arms.one_scale(records, scale)
+    baseline = 100 * arms.by_seed(records, f"{prefix}-{BASELINE}")
+    found = []
+    for run in sorted(set(records["run"])):
+        named = re.fullmatch(re.escape(prefix) + r"-([if])(?:-weight(\d+))?", run)
+        if not named:
+            continue
+        factor = float(named[2]) if named[2] else own
+        for seed, score in (100 * arms.by_seed(records, run)).items():
+            row = {"letter": named[1], "factor": factor, "run": run, "seed": seed, "score": score}
+            found.append(row | {"points": score - baseline.get(seed, math.nan)})
+    found = pd.DataFrame(found, columns=COLUMNS)
+    return found.sort_values(["letter", "factor", "seed"], ignore_index=True)
+
+
+def factor_finding(points: pd.DataFrame, own: float) -> str:
+    """Which factor of the region scores highest, and what it is worth beside the run's own."""
+    region = _leads(points, "i")
+    if len(region) < 2:
+        return "λ: nothing to compare yet, fewer than two values were run"
+    best = max(region, key=lambda factor: region[factor].mean())
+    lead, whole = region[best], _leads(points, "f").get(best)
+    if _sign(lead) < 1:
+        text = f"No λ lifts the student clearly: best λ = {best:g}, {spread_text(lead)} points"
+    else:
+        text = f"With λ = {best:g} the region lifts the student by {spread_text(lead, sign=False)}"
+        text += " points"
+    if best != own and own in region:
+        tie = " (tie)" if _sign(region[own]) == 0 else ""
+        text += f", with λ = {own:g} by {spread_text(region[own])}{tie}"
+    if whole is not None:
+        tie = " (tie)" if _sign(whole) == 0 else ""
+        text += f"; the whole map with λ = {best:g} by {spread_text(whole)}{tie}"
+    return text + (" (one seed)" if len(lead) == 1 else "")
+
+
+def _leads(points: pd.DataFrame, letter: str) -> dict[float, pd.Series]:
+    """By factor the points of each seed, where there are any."""
+    ran = points[points["letter"] == letter].dropna(subset="points")
+    return {factor: own.set_index("seed")["points"] for factor, own in ran.groupby("factor")}
+
+
+def _sign(lead: pd.Series) -> int:
+    return arms.compare(lead, 0 * lead)
+
+
+def factor_table(
+    records: pd.DataFrame,
+    own: float,
+    *,
+    prefix: str = "imitation-kitti",
+    scale: str | None = None,
+) -> Table:
+    """The sweep over lambda: region and whole map, each beside the student alone, lambda = 0."""
+    records = arms.one_scale(records, scale)
+    points = factor_points(records, own, prefix=prefix)
+    score = measure.of(records, prefix)
+    alone = 100 * arms.by_seed(records, f"{prefix}-{BASELINE}")
+    numbers = [{"factor": 0.0, "baseline": alone.mean(), "n": len(alone)}]
+    first = spread_text(alone, sign=False) if len(alone) else NOT_RUN
+    shown = [{"λ": "0 (student alone)", f"region: {score.name} %": first, "n": str(len(alone))}]
+    for factor in sorted({own, *points["factor"]}):
+        row, text = {"factor": factor}, {"λ": f"{factor:g}"}
+        for letter, label in LETTERS.items():
+            here = points[(points["letter"] == letter) & (points["factor"] == factor)]
+            reached, lead = Spread.of(here["score"]), Spread.of(here["points"])
+            row |= {letter: reached.mean, f"{letter}_sd": reached.sd, f"{letter}_n": reached.n}
+            row |= {f"{letter}_points": lead.mean, f"{letter}_points_sd": lead.sd}
+            ran = spread_text(reached, sign=False) if reached.n else NOT_RUN
+            text |= {f"{label}: {score.name} %": ran, f"{label}: points": spread_text(lead)}
+        text["n"] = " / ".join(str(row[f"{letter}_n"]) for letter in LETTERS)
+        numbers.append(row)
+        shown.append(text)
+    columns = [key for key in shown[-1] if key != "n"]
+    shown = pd.DataFrame(shown)[[*columns, "n"]].fillna("–")
+    lines = ["Points are over the student alone, taken seed by seed; n: seeds, region / whole map."]
+    used = records[records["run"].isin({*points["run"], f"{prefix}-{BASELINE}"})]
+    lines.append(f"Records: {notes.origin(used)}")
+    title = "Factor of the imitation, λ"
+    return Table(title, pd.DataFrame(numbers), shown, tuple(lines))
