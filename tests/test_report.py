@@ -305,6 +305,25 @@ def test_compare_asks_every_seed_and_the_spread():
     assert arms.compare(pd.Series(dtype=float), zero) == 0
 
 
+RESULTS = ("funmatch/4_agreement", "funmatch/5_results", "funmatch/6_real_images")
+RESULTS += ("funmatch/9_boxes_results", "structured/6_results", "imitation/4_results")
+RESULTS += ("affinity/5_results",)
+
+
+@pytest.mark.parametrize(("seeds", "percent"), [(3, 21), (2, 39)])
+def test_the_pages_tell_how_often_noise_passes_for_a_difference(seeds, percent):
+    noise = np.random.default_rng(seeds).normal(size=(3000, seeds))
+    zero = pd.Series(np.zeros(seeds))
+    found = np.mean([arms.compare(pd.Series(one), zero) != 0 for one in noise])
+    assert 100 * found == pytest.approx(percent, abs=2)
+    for page in RESULTS:
+        text = (ROOT / "notebooks/py" / f"{page}.py").read_text(encoding="utf-8")
+        text = plain(text.replace("\n# ", " "))
+        assert "in about 21 % of cases with three seeds, in 39 % with two." in text
+        assert "differ in sign, or where the mean difference is not above its standard" in text
+        assert "seeds do not agree" not in text
+
+
 BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATCHING)
 
 

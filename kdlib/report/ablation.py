@@ -81,7 +81,7 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The last row that was run against the baseline, then each term against the row above it; "tie"
-    where the seeds do not agree (`arms.compare`).
+    by the rule of `arms.compare`.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     baseline = found["baseline"]

@@ -152,8 +152,8 @@ def finding(
 ) -> str:
     """What the records of one student show, in a sentence that follows the numbers.
 
-    IntRA-KD against labels alone, then against its rivals; "tie"
-    where the seeds do not agree (`arms.compare`); the gap recovered where it means something.
+    IntRA-KD against labels alone, then against its rivals; "tie" by the rule of `arms.compare`;
+    the gap recovered where it means something.
     """
     found = scores(arms.one_scale(records, scale), benchmark, student)
     who, where = STUDENTS[student], BENCHMARKS[benchmark]

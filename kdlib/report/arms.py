@@ -123,7 +123,9 @@ def compare(one: pd.Series, other: pd.Series) -> int:
     """+1 where `one` is above `other`, -1 where below, 0 where the seeds do not tell.
 
     Paired by seed. Above means: in every seed, and on average by more than the standard deviation
-    of the differences. A single seed has no spread: there the sign of the difference is all.
+    of the differences. That is a weak rule: with no true difference it still answers 1 or -1 in
+    about 21 % of cases with three seeds, in 39 % with two. A single seed has no spread: there the
+    sign of the difference is all.
     """
     difference = (one - other).dropna()
     if not len(difference) or not ((difference > 0).all() or (difference < 0).all()):

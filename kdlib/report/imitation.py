@@ -73,7 +73,7 @@ def finding(
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The region (I) against the student alone, then against whole map, boxes and scores, then what
-    the scores add to it (ID); "tie" where the seeds do not agree (`arms.compare`).
+    the scores add to it (ID); "tie" by the rule of `arms.compare`.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     lead = (found["i"] - found[BASELINE]).dropna()
