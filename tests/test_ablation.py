@@ -251,8 +251,13 @@ def test_several_scales_must_be_told_apart(tmp_path):
         ),
         (
             {name: values[:1] for name, values in BASE.items() if name != "teacher"},
-            "With all three terms the student ends 5.0 points above labels alone: pixel-wise +3.0, "
-            "pair-wise +1.0, holistic +1.0 (one seed)",
+            "With all three terms +5.0 points over labels alone: pixel-wise +3.0, pair-wise +1.0, "
+            "holistic +1.0 (one seed, no verdict)",
+        ),
+        (
+            {"pi": (0.33, 0.33), "pi-pa": (), "pi-pa-ho": ()},
+            "With the pixel-wise term the student ends 2.5 ± 0.7 points above labels alone (two "
+            "seeds)",
         ),
         (
             {"pi": (), "pi-pa": ()},
@@ -266,6 +271,8 @@ def test_the_title_follows_the_data(tmp_path, rows, expected):
     assert ablation.finding(records) == expected
     shown = ablation_figures.ablation_figure(records)
     assert plain(shown.get_suptitle()) == expected
+    if "one seed" in expected:  # no panel passes a verdict either
+        assert shown.axes[2].get_title(loc="left").startswith("Agreement with the teacher\n")
 
 
 def test_classes_are_told_by_the_last_row(full):

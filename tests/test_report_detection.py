@@ -241,16 +241,16 @@ def test_nothing_run_takes_the_measure_of_what_is_published(tmp_path, paper):
     [
         (
             {},
-            "Function matching recovers 90 % of the gap; "
-            "distillation on the labelled images alone 20 %",
+            "Function matching recovers 90 ± 10 % of the gap; "
+            "distillation on the labelled images alone 20 ± 10 %",
         ),
         (
             {"matching": (0.19, 0.20, 0.21)},
-            "Function matching ends 1.0 points below supervised training",
+            "Function matching ends 1.0 ± 0.0 points below supervised training",
         ),
         (
             {"supervised_double": (0.26, 0.27, 0.28)},
-            "Not a fair test: longer supervised training alone closes 60 % of the gap",
+            "Not a fair test: longer supervised training alone closes 60 ± 0 % of the gap",
         ),
     ],
 )
@@ -445,7 +445,18 @@ def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
         ({"i": ()}, "No finding yet: not run: I: region by anchors"),
         (
             {"baseline": (0.4,), "i": (0.45,), "f": (), "g": (), "d": (), "id": ()},
-            "Imitating the region lifts the student by 5.0 points (one seed)",
+            "Imitating the region: +5.0 points over the student alone (one seed, no verdict)",
+        ),
+        (
+            {"teacher": (0.405,), "baseline": (0.4,), "i": (0.39,), "g": (), "d": (), "id": ()},
+            "Imitating the region: −1.0 points over the student alone; the region against the "
+            "whole map +1.0; little room: the teacher is +0.5 points over the student (one seed, "
+            "no verdict)",
+        ),
+        (
+            {"f": (0.38,), "g": (0.46, 0.44), "d": (), "id": ()},
+            "Imitating the region lifts the student by 6.0 ± 1.0 points; the region against the "
+            "whole map +8.0 (one seed), the boxes +1.5 ± 2.1 (tie, two seeds)",
         ),
     ],
 )
@@ -528,6 +539,14 @@ def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
             "No ψ is clearly above the student alone: best ψ = 0.8, +0.3 ± 1.2 points",
         ),
         (
+            {"i": (0.39, 0.41, 0.42), "i_psi00": (), "i_psi02": (), "i_psi08": (0.45,)},
+            "ψ: highest at 0.8 with +5.0 points (one seed, no verdict)",
+        ),
+        (
+            {"i_psi00": (), "i_psi02": (0.41,), "i_psi08": ()},
+            "ψ = 0.5 is best with +6.0 ± 1.0 points over the student, not clearly above ψ = 0.2",
+        ),
+        (
             {"i_psi00": (), "i_psi02": (), "i_psi08": ()},
             "ψ: nothing to compare yet, fewer than two values were run",
         ),
@@ -575,6 +594,11 @@ def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
             {"i": (0.39, 0.43, 0.41), "i_weight20": (0.41, 0.41, 0.42), "f": ()},
             "No λ lifts the student clearly: best λ = 20, +0.3 ± 1.2 points, with λ = 0.5 by "
             "+0.0 ± 1.0 (tie)",
+        ),
+        (
+            {"i": (0.39, 0.43, 0.41), "i_weight20": (0.47,), "f_weight20": (0.39,)},
+            "λ: highest at 20 with +7.0 points (one seed, no verdict); with λ = 0.5 +0.0 ± 1.0 "
+            "(tie); the whole map with λ = 20 −1.0 (one seed)",
         ),
         ({}, "λ: nothing to compare yet, fewer than two values were run"),
     ],

@@ -81,7 +81,7 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The last row that was run against the baseline, then each term against the row above it; "tie"
-    by the rule of `arms.compare`.
+    by the rule of `arms.compare`. Of one seed the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     baseline = found["baseline"]
@@ -99,12 +99,11 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
         0: f"{who} the student ties with labels alone ({spread_text(lead)} points)",
         -1: f"{who} the student ends {points} points below labels alone",
     }[sign]
+    if len(lead) == 1:
+        text = f"{who} {spread_text(lead)} points over labels alone"
     if len(ran) > 1:
-        text += f": {', '.join(_step(found, name) for name in ran)}"
-    gap = found["teacher"] - baseline
-    if len(gap.dropna()) and arms.compare(found["teacher"], baseline) < 1:
-        text += f"; the teacher is not clearly above labels alone ({spread_text(gap)})"
-    return text + (" (one seed)" if len(lead) == 1 else "")
+        text += f": {', '.join(_step(found, name, len(lead)) for name in ran)}"
+    return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))
 
 
 def ablation_table(
@@ -185,11 +184,9 @@ def printed_table(tables: Mapping[str, PublishedTable]) -> Table:
     return rows.printed_table(tables, {"teacher": "teacher", **ROWS}, FAMILY.over)
 
 
-def _step(found: Mapping[str, pd.Series], name: str) -> str:
-    """`pair-wise +0.4 ± 0.2`: what a term adds to the row above it."""
+def _step(found: Mapping[str, pd.Series], name: str, n: int) -> str:
+    """`pair-wise +0.4 ± 0.2`: what a term adds to the row above it; n: seeds of the sentence."""
     above = list(ROWS)[list(ROWS).index(name) - 1]
-    change = (found[name] - found[above]).dropna()
-    if not len(change):
+    if not len((found[name] - found[above]).dropna()):
         return f"{ADDED[name]} not compared"
-    tie = " (tie)" if arms.compare(found[name], found[above]) == 0 else ""
-    return f"{ADDED[name]} {spread_text(change)}{tie}"
+    return f"{ADDED[name]} {arms.change_text(found[name], found[above], n)}"

@@ -73,7 +73,7 @@ def finding(
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The region (I) against the student alone, then against whole map, boxes and scores, then what
-    the scores add to it (ID); "tie" by the rule of `arms.compare`.
+    the scores add to it (ID); "tie" by the rule of `arms.compare`. Of one seed no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     lead = (found["i"] - found[BASELINE]).dropna()
@@ -88,26 +88,19 @@ def finding(
         0: f"Imitating the region ties with the student alone ({spread_text(lead)} points)",
         -1: f"Imitating the region costs the student {points} points",
     }[sign]
-    against = [_against(found, name) for name in RIVALS]
-    if any(against):
-        text += f"; the region against {', '.join(filter(None, against))}"
+    if len(lead) == 1:
+        text = f"Imitating the region: {spread_text(lead)} points over the student alone"
+    against = [
+        f"{rival} {arms.change_text(found['i'], found[name], len(lead))}"
+        for name, rival in RIVALS.items()
+        if len((found["i"] - found[name]).dropna())
+    ]
+    if against:
+        text += f"; the region against {', '.join(against)}"
     if len((found["id"] - found["i"]).dropna()):
-        text += f"; scores added to the region {_change(found['id'], found['i'])}"
-    gap = found["teacher"] - found[BASELINE]
-    if len(gap.dropna()) and arms.compare(found["teacher"], found[BASELINE]) < 1:
-        text += f"; the teacher is not clearly above the student ({spread_text(gap)})"
-    return text + (" (one seed)" if len(lead) == 1 else "")
-
-
-def _against(found: Mapping[str, pd.Series], name: str) -> str:
-    if not len((found["i"] - found[name]).dropna()):
-        return ""
-    return f"{RIVALS[name]} {_change(found['i'], found[name])}"
-
-
-def _change(one: pd.Series, other: pd.Series) -> str:
-    tie = " (tie)" if arms.compare(one, other) == 0 else ""
-    return f"{spread_text((one - other).dropna())}{tie}"
+        added = arms.change_text(found["id"], found["i"], len(lead))
+        text += f"; scores added to the region {added}"
+    return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))
 
 
 def imitation_table(

@@ -59,13 +59,15 @@ def psi_finding(points: pd.DataFrame) -> str:
         return "ψ: nothing to compare yet, fewer than two values were run"
     best, second = sorted(means, key=means.get, reverse=True)[:2]
     lead = (by_psi[best] - baseline).dropna()
-    tail = " (one seed)" if len(lead) == 1 else ""
+    few = arms.seeds_note(len(lead))
+    if len(lead) == 1:
+        return f"ψ: highest at {best:g} with {spread_text(lead)} points{few}"
     if arms.compare(by_psi[best], baseline) < 1:
         most = f"best ψ = {best:g}, {spread_text(lead)} points"
-        return f"No ψ is clearly above the student alone: {most}{tail}"
-    clear = len(lead) > 1 and arms.compare(by_psi[best], by_psi[second]) == 1
+        return f"No ψ is clearly above the student alone: {most}{few}"
+    clear = arms.compare(by_psi[best], by_psi[second]) == 1
     text = f"ψ = {best:g} is best with {spread_text(lead)} points over the student"
-    return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{tail}"
+    return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{few}"
 
 
 def printed_psi(table: PublishedTable) -> dict[float, Figure]:

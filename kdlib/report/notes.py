@@ -52,7 +52,10 @@ def validity(found: dict[str, pd.Series]) -> str:
     if arms.limited_by_training(found):
         verdict = "limited by training: the gap recovered by the other arms is not a fair figure"
     text = f"Longer supervised training closes {spread_text(share, 0, sign=False)} % of the gap"
-    text += " (one seed)" if share.n == 1 else ""
+    text += arms.seeds_note(share.n)
+    if share.n == 1:
+        most = f"{100 * arms.LIMITED_BY_LABELS:.0f} %"
+        return f"{text}; above {most} the student would count as limited by training."
     return f"{text}: the supervised student is {verdict}."
 
 

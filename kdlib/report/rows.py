@@ -50,6 +50,19 @@ def scores(records: pd.DataFrame, prefix: str, names: tuple[str, ...]) -> dict[s
     return found
 
 
+def room_text(found: Mapping[str, pd.Series], over: str) -> str:
+    """The end of a finding whose teacher is hardly above the baseline; empty where it is.
+
+    over: the baseline in words. Of one seed only the size of the room is told, where it is small.
+    """
+    room = (found["teacher"] - found[BASELINE]).dropna()
+    if len(room) == 1 and room.mean() < arms.SMALLEST_GAP:
+        return f"; little room: the teacher is {spread_text(room)} points over {over}"
+    if len(room) > 1 and arms.compare(found["teacher"], found[BASELINE]) < 1:
+        return f"; the teacher is not clearly above {over} ({spread_text(room)})"
+    return ""
+
+
 def printed_table(
     tables: Mapping[str, PublishedTable], labels: Mapping[str, str], over: str
 ) -> Table:

@@ -302,6 +302,7 @@ display(Markdown("\n".join(f"> - {one}." for one in rest)))
 # They say "tie" where the seeds differ in sign, or where the mean difference is not above its
 # standard deviation. That is a weak rule: with no true difference it still finds one in about 21 %
 # of cases with three seeds, in 39 % with two. Treat a difference of about one deviation as a hint.
+# Of one seed they give the numbers and no verdict.
 #
 # ## Deviation ledger
 #

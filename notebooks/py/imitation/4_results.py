@@ -282,7 +282,8 @@ display(Markdown(f"> **{sentence}.** {width}. {level}. (scale {scale})"))
 # The sentences are written by `kdlib.report` from the records, whichever way they fall. They say
 # "tie" where the seeds differ in sign, or where the mean difference is not above its standard
 # deviation. That is a weak rule: with no true difference it still finds one in about 21 % of cases
-# with three seeds, in 39 % with two. Treat a difference of about one deviation as a hint.
+# with three seeds, in 39 % with two. Treat a difference of about one deviation as a hint. Of one
+# seed they give the numbers and no verdict.
 #
 # ## Deviation ledger
 #
