@@ -22,6 +22,7 @@ from kdlib.report import (
     notes,
     regions,
     sentences,
+    starts,
     tables,
 )
 from kdlib.report import published as printed
@@ -393,6 +394,34 @@ def test_known_scores_give_known_cells_of_the_letters(table, fgfi):
     assert "Records: scale sample" in shown.notes[-1]
     compact = imitation.imitation_table(table, fgfi.tables["kitti-quarter"], compact=True)
     assert len(compact.shown.columns) == 6
+
+
+def test_the_budget_tells_the_common_start_where_the_rows_use_it(tmp_path):
+    students = {name: LETTERS[name] for name in imitation.ROWS}
+    letters(tmp_path, **students)
+    plain_budget = "All six students: 2,500 steps and the same number of samples."
+    assert plain_budget in imitation.imitation_table(read_records(tmp_path)).notes
+    for seed in range(3):  # the start of these runs in params.yaml
+        start = record("imitation-kitti-start", seed, kitti(0.3), steps=3000)
+        write(tmp_path, start)
+    records = read_records(tmp_path)
+    told = "All six students: 2,500 steps after 3,000 of the common start, and the same number of "
+    assert told + "samples." in imitation.imitation_table(records).notes
+    assert starts.common(records, "imitation-kitti", imitation.ROWS) == "imitation-kitti-start"
+    mixed = pd.concat([records, records.assign(scale="gpu")])
+    assert starts.common(mixed, "imitation-kitti", imitation.ROWS) == ""
+    assert starts.common(records, "imitation-kitti", ["weight9000"]) == ""  # no such run
+    assert starts.common(records, "structured", ["baseline", "pi"]) == ""  # from random weights
+
+
+def test_a_start_that_a_scale_does_not_use_is_not_told(tmp_path):
+    """At scale `paper` the ways of detection start from ImageNet; the pipeline makes `-start`."""
+    det(tmp_path, start=(0.1, 0.1, 0.1), **BASE)
+    records = read_records(tmp_path)
+    at_paper = records.assign(scale="paper")
+    assert "after 2,500 of the common start" in starts.budget(records, DET)
+    assert starts.budget(at_paper, DET) == notes.budget(at_paper, DET)
+    assert "start" not in " ".join(tables.function_matching_table(at_paper, prefix=DET).notes[1:2])
 
 
 def test_letters_that_were_not_run_say_so(tmp_path, fgfi):

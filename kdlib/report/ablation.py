@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, notes, rows
+from kdlib.report import arms, rows, starts
 from kdlib.report.arms import spread_text
 from kdlib.report.measure import MIOU
 from kdlib.report.published import PublishedTable
@@ -131,7 +131,7 @@ def ablation_table(
         shown = shown[[column for column in COMPACT if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(records, prefix, dict(ROWS), "All four rows"),
+        starts.budget(records, prefix, dict(ROWS), "All four rows"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
         lines.append("One teacher for all seeds.")
@@ -167,7 +167,7 @@ def camvid_table(
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed. What a row "
         "adds: a term, or in the last two rows the unlabelled images.",
-        notes.budget(records, prefix, {name: labels[name] for name in names}, "All five rows"),
+        starts.budget(records, prefix, {name: labels[name] for name in names}, "All five rows"),
     ]
     if len(students):
         steps = " and ".join(f"{int(n):,}" for n in sorted(students["steps"].unique()))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes, rows
+from kdlib.report import arms, measure, rows, starts
 from kdlib.report.affinity import (
     BENCHMARKS,
     FAMILY,
@@ -198,7 +198,7 @@ def _notes(
 ) -> list[str]:
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(own, prefix, dict(labels), noun),
+        starts.budget(own, prefix, dict(labels), noun),
     ]
     if len(arms.by_seed(own, f"{prefix}-teacher")) == 1 and len(found.get("teacher", ())) > 1:
         lines.append("One teacher for all seeds and students.")
@@ -207,5 +207,5 @@ def _notes(
 
 def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:
     own, prefix = of_student(records, benchmark, student)
-    said = notes.budget(own, prefix, dict(ROWS), "All rows")
+    said = starts.budget(own, prefix, dict(ROWS), "All rows")
     return f"{STUDENTS[student]}: {said}" if said.startswith("Warning") else said

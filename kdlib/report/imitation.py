@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes, rows
+from kdlib.report import arms, measure, rows, starts
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.figures import class_scores
 from kdlib.report.imitation_psi import printed_psi as printed_psi
@@ -136,7 +136,7 @@ def imitation_table(
         shown = shown[[column for column in columns if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(records, prefix, dict(ROWS), "All six students"),
+        starts.budget(records, prefix, dict(ROWS), "All six students"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
         lines.append("One teacher for all seeds.")

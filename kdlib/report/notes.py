@@ -17,11 +17,13 @@ def budget(
     prefix: str,
     labels: Mapping[str, str] = ARM_LABELS,
     noun: str = "All three ways",
+    start: str = "",
 ) -> str:
     """Whether the ways got the same steps and samples, and were made from the same data.
 
     labels: name of a way (its run is `<prefix>-<name>`) -> what it is called in the sentence.
     noun: all of them, as the subject of the sentence.
+    start: the run that all of them continue from, see `starts`; its steps are told by its record.
     """
     rows = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     if rows.empty:
@@ -40,7 +42,9 @@ def budget(
     ran = rows["run"].nunique()
     if ran < len(labels):
         return ""
-    return f"{noun}: {int(rows['steps'].iloc[0]):,} steps and the same number of samples."
+    before = _values(records, start, "steps")
+    after = f" after {before[0]:,} of the common start," if before else ""
+    return f"{noun}: {int(rows['steps'].iloc[0]):,} steps{after} and the same number of samples."
 
 
 def validity(found: dict[str, pd.Series]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes
+from kdlib.report import arms, measure, notes, starts
 from kdlib.report.arms import ARMS, LABELS, Spread, spread_text
 from kdlib.report.measure import Measure
 from kdlib.report.published import PublishedTable
@@ -154,7 +154,7 @@ def _notes(
     gap = arms.gap_recovered(found["teacher"], found["supervised"], found["supervised"])
     if not gap.meaningful and gap.why != "not run":
         lines.append(f"Gap recovered is not meaningful here: {gap.why}.")
-    lines += [notes.budget(records, prefix), notes.validity(found)]
+    lines += [starts.budget(records, prefix), notes.validity(found)]
     for name in arms.SHARED:
         seeds = len(arms.by_seed(records, f"{prefix}-{name}"))
         if seeds == 1 and len(found[name]) > 1:

@@ -20,12 +20,13 @@ from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.metrics import lanes as rules
-from kdlib.report import affinity, arms, ledger, look, notes, published
+from kdlib.report import affinity, arms, ledger, look, published
 from kdlib.report import affinity_figures as figures
 from kdlib.report import affinity_tables as tables
 from kdlib.report.affinity_parts import part_table
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -148,8 +149,8 @@ for name in full:
     own, place = affinity.of_student(records, benchmark, name)
     found = affinity.scores(records, benchmark, name)
     room = (found["teacher"] - found["baseline"]).dropna()
-    budget = notes.budget(own, place, dict(affinity.ROWS), "all five rows")
-    print(f"{affinity.STUDENTS[name]}: {budget}")
+    said = budget(own, place, dict(affinity.ROWS), "all five rows")
+    print(f"{affinity.STUDENTS[name]}: {said}")
     print(f"  teacher over labels alone: {arms.spread_text(room)} points, n = {len(room)}")
 
 # %% [markdown]

@@ -19,6 +19,7 @@ from kdlib.data import layouts, loader
 from kdlib.report import arms, figures, ledger, look, notes, pictures, published, sentences, tables
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -91,7 +92,7 @@ headline
 
 # %%
 found = arms.scores(records, prefix)
-print(notes.budget(records, prefix))
+print(budget(records, prefix))
 print(notes.validity(found))
 for control in arms.CONTROLS:
     lead = (found[control] - found["supervised"]).dropna()

@@ -22,6 +22,7 @@ from kdlib.data import layouts, loader
 from kdlib.report import arms, figures, notes, sentences, tables
 from kdlib.report.records import read_records
 from kdlib.report.sheet import sheet
+from kdlib.report.starts import budget
 
 # %%
 cfg, root = config.load_run(run, scale=scale, seed=seed), config.repository()
@@ -155,7 +156,7 @@ for family in families:
 for family, title in titles.items():
     found = arms.scores(records, family)
     display(Markdown(f"> {title}: **{sentences.finding(found)}.** (scale {shown})"))
-    print(notes.budget(records, family), notes.validity(found), sep="\n")
+    print(budget(records, family), notes.validity(found), sep="\n")
 
 # %% [markdown]
 # A sentence says "tie" where the seeds differ in sign, or where the mean difference is not above

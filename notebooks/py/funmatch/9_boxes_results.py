@@ -21,6 +21,7 @@ from kdlib.evaluation.feeding import to_device
 from kdlib.report import arms, boxes, figures, ledger, look, notes, published, sentences, tables
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -92,7 +93,7 @@ headline
 
 # %%
 found = arms.scores(records, prefix)
-print(notes.budget(records, prefix))
+print(budget(records, prefix))
 print(notes.validity(found))
 for control in arms.CONTROLS:
     lead = (found[control] - found["supervised"]).dropna()

@@ -16,10 +16,11 @@ from IPython.display import Markdown, display
 from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
-from kdlib.report import ablation, arms, ledger, look, notes, pictures, published
+from kdlib.report import ablation, arms, ledger, look, pictures, published
 from kdlib.report import ablation_figures as figures
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -103,7 +104,7 @@ headline
 
 # %%
 found = ablation.scores(records, prefix)
-print(notes.budget(records, prefix, dict(ablation.ROWS), "All four rows"))
+print(budget(records, prefix, dict(ablation.ROWS), "All four rows"))
 lead = (found["teacher"] - found["baseline"]).dropna()
 print(f"Teacher over labels alone: {arms.spread_text(lead)} points, n = {len(lead)}")
 
