@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib.report import ablation, ablation_figures, look, published, readme
+from kdlib.report import ablation, ablation_figures, look, notes, published, readme
 from kdlib.report.ledger import ledger_table
 from kdlib.report.records import read_records, write_record
 
@@ -145,6 +145,7 @@ def test_known_numbers_give_known_cells(full, paper):
     assert (shown["wall, min"], shown["steps"]) == ("1.5", "2,000")
     alone = table.shown.set_index("").loc["labels alone"]
     assert alone["points over labels alone"] == alone["points over the row above"] == "–"
+    assert notes.LEVELS not in table.notes
     assert "All four rows: 2,000 steps and the same number of samples." in table.notes
     assert "One teacher for all seeds." in table.notes
     assert "commit 01234567" in table.notes[-1]
@@ -157,13 +158,22 @@ def test_differences_are_taken_over_common_seeds_only(tmp_path):
     assert (row["points"], row["points_n"]) == pytest.approx((2.0, 1))
 
 
+def test_rows_with_fewer_seeds_are_told(tmp_path):
+    frame(tmp_path, BASE | {"pi": (0.36,)})
+    assert ablation.ablation_table(read_records(tmp_path)).notes.count(notes.LEVELS) == 1
+    frame(tmp_path, {"baseline": (0.3, 0.3), "pi": (0.3,)}, "structured-camvid")
+    assert notes.LEVELS in ablation.camvid_table(read_records(tmp_path)).notes
+
+
 def test_the_compact_table_says_the_same_with_fewer_words(full, paper):
     large = ablation.ablation_table(full, paper.tables["ablation-imagenet"])
     short = ablation.ablation_table(full, paper.tables["ablation-imagenet"], compact=True)
     assert short.shown.columns.tolist() == list(ablation.COMPACT)
     pd.testing.assert_frame_equal(short.shown, large.shown[list(ablation.COMPACT)])
     assert len(short.notes) == 2
-    assert all(note in short.notes[0] for note in large.notes[:-1])
+    told = [note for note in large.notes[:-1] if note != notes.WALL]  # short has no such column
+    assert all(note in short.notes[0] for note in told)
+    assert notes.WALL in large.notes and "wall" not in short.notes[0]
     assert short.notes[1] == large.notes[-1]
 
 

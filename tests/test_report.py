@@ -472,6 +472,17 @@ def test_footnotes_check_budget_validity_and_provenance(tmp_path, paper):
     assert "limited by training" in text
 
 
+def test_footnotes_tell_fewer_seeds_and_what_minutes_are_worth(tmp_path):
+    records = frame(tmp_path, **BASE, supervised_double=(0.41,))
+    large = tables.function_matching_table(records)
+    short = tables.function_matching_table(records, compact=True)  # without the control
+    assert large.notes.count(notes.LEVELS) == large.notes.count(notes.WALL) == 1
+    assert notes.LEVELS not in short.notes and notes.WALL not in short.notes
+    assert notes.LEVELS in tables.curve_table(records, "schedule").notes
+    assert notes.LEVELS not in tables.curve_table(records, "pool").notes
+    assert notes.levels([3, 0, 3]) == ""  # a row that was not run
+
+
 def test_a_shared_teacher_stands_for_all_seeds(tmp_path):
     records = frame(tmp_path, teacher=(0.5,), supervised=SUPERVISED, matching=MATCHING)
     table = tables.function_matching_table(records)
@@ -499,6 +510,9 @@ def test_unverified_figures_are_marked(paper, full):
     shown = tables.function_matching_table(full, shaky, compact=True)
     assert shown.shown["published mIoU"].tolist() == ["64.83‡", "61.48‡", "61.70‡", "64.74‡"]
     assert any(note.startswith("‡ unverified") for note in shown.notes)
+    one = dataclasses.replace(table, rows=dict(table.rows) | {"other": rows["distil"]})
+    compact = tables.function_matching_table(full, one, compact=True)
+    assert not any(note.startswith("‡") for note in compact.notes)  # a row that is not shown
 
 
 def test_a_title_compares_all_ways_over_the_same_lengths(tmp_path):

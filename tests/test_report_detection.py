@@ -394,6 +394,7 @@ def test_known_scores_give_known_cells_of_the_letters(table, fgfi):
     assert "Records: scale sample" in shown.notes[-1]
     compact = imitation.imitation_table(table, fgfi.tables["kitti-quarter"], compact=True)
     assert len(compact.shown.columns) == 6
+    assert shown.notes.count(notes.WALL) == 1 and notes.WALL not in compact.notes
 
 
 def test_the_budget_tells_the_common_start_where_the_rows_use_it(tmp_path):
@@ -549,6 +550,9 @@ def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
     assert rows.loc["0.2", "points over the student"] == "+4.0 ± 0.0"
     assert rows.loc["0.3", "ours: mAP %"] == "not run"
     assert any("the whole map" in note for note in shown.notes)
+    assert notes.LEVELS not in shown.notes
+    fewer = imitation.psi_table(letters(tmp_path / "fewer", baseline=(0.4, 0.5), i_psi02=(0.5,)))
+    assert notes.LEVELS in fewer.notes
     figure = imitation_figures.psi_figure(records, sweeps)
     assert plain(figure.get_suptitle()) == (
         "ψ = 0.5 is best with +6.0 ± 1.0 points over the student, clearly above ψ = 0.2"
@@ -604,6 +608,7 @@ def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
         "50.7 ± 1.2", "+9.7 ± 1.5", "41.0 ± 2.6", "+0.0 ± 1.7", "3 / 3"
     ]  # fmt: skip
     assert rows.loc["3", "whole map: mAP %"] == "not run" and rows.loc["3", "n"] == "1 / 0"
+    assert notes.LEVELS in imitation_factor.factor_table(records, 0.5).notes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, rows, starts
+from kdlib.report import arms, notes, rows, starts
 from kdlib.report.arms import spread_text
 from kdlib.report.measure import MIOU
 from kdlib.report.published import PublishedTable
@@ -131,6 +131,7 @@ def ablation_table(
         shown = shown[[column for column in COMPACT if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
+        notes.levels(len(found[name]) for name in ROWS),
         starts.budget(records, prefix, dict(ROWS), "All four rows"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
@@ -138,7 +139,7 @@ def ablation_table(
     used = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     title = "Structured distillation, term by term"
     title += f" (published: {published.title})" if published else ""
-    lines = rows.footnotes(lines, used, published)
+    lines = notes.footnotes(lines, shown, used, published, labels)
     if compact:
         lines = (" ".join(lines[:-1]), lines[-1])
     return Table(title, frame, shown, lines)
@@ -167,6 +168,7 @@ def camvid_table(
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed. What a row "
         "adds: a term, or in the last two rows the unlabelled images.",
+        notes.levels(len(found[name]) for name in names),
         starts.budget(records, prefix, {name: labels[name] for name in names}, "All five rows"),
     ]
     if len(students):
@@ -176,7 +178,8 @@ def camvid_table(
             "weights, taught by a released ESPNet, unlabelled images from two clips. Theirs: "
             "length not known, taught by a PSPNet-R101, unlabelled images from Cityscapes."
         )
-    return Table("CamVid, ESPNet-C", frame, shown, rows.footnotes(lines, used, published))
+    lines = notes.footnotes(lines, shown, used, published, [row for row, _ in CAMVID.values()])
+    return Table("CamVid, ESPNet-C", frame, shown, lines)
 
 
 def printed_table(tables: Mapping[str, PublishedTable]) -> Table:

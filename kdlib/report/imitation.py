@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, measure, rows, starts
+from kdlib.report import arms, measure, notes, rows, starts
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.figures import class_scores
 from kdlib.report.imitation_psi import printed_psi as printed_psi
@@ -136,6 +136,7 @@ def imitation_table(
         shown = shown[[column for column in columns if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
+        notes.levels(len(found[name]) for name in ROWS),
         starts.budget(records, prefix, dict(ROWS), "All six students"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
@@ -143,7 +144,8 @@ def imitation_table(
     used = records[records["run"].isin([f"{prefix}-{name}" for name in LETTERS])]
     title = "Feature imitation, letter by letter"
     title += f" (published: {published.title})" if published else ""
-    return Table(title, frame, shown, rows.footnotes(lines, used, published))
+    lines = notes.footnotes(lines, shown, used, published, LETTERS)
+    return Table(title, frame, shown, lines)
 
 
 def class_table(
@@ -175,8 +177,10 @@ def class_table(
     parted = any("." in part for part in _parts(records, prefix, published, score))
     lines = [f"{score.each} in percent" + (f", {' / '.join(LEVELS)}." if parted else ".")]
     used = records[records["run"].isin([f"{prefix}-{name}" for name in LETTERS])]
-    lines = rows.footnotes(lines, used, published)
-    return Table("Class by class", pd.DataFrame(numbers), pd.DataFrame(shown), lines)
+    lines.append(notes.levels(len(arms.by_seed(records, f"{prefix}-{name}")) for name in ROWS))
+    shown = pd.DataFrame(shown)
+    lines = notes.footnotes(lines, shown, used, published, LETTERS)
+    return Table("Class by class", pd.DataFrame(numbers), shown, lines)
 
 
 def printed_table(tables: Mapping[str, PublishedTable]) -> Table:

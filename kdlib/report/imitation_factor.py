@@ -121,6 +121,7 @@ def factor_table(
     shown = pd.DataFrame(shown)[[*columns, "n"]].fillna("–")
     lines = ["Points are over the student alone, taken seed by seed; n: seeds, region / whole map."]
     used = records[records["run"].isin({*points["run"], f"{prefix}-{BASELINE}"})]
-    lines.append(f"Records: {notes.origin(used)}")
+    counts = [row[f"{letter}_n"] for row in numbers[1:] for letter in LETTERS]
+    lines.append(notes.levels([len(alone), *counts]))
     title = "Factor of the imitation, λ"
-    return Table(title, pd.DataFrame(numbers), shown, tuple(lines))
+    return Table(title, pd.DataFrame(numbers), shown, notes.footnotes(lines, shown, used))
