@@ -168,9 +168,10 @@ scenes = figures.part_figure(records, benchmark=benchmark, student=student)
 scenes
 
 # %% [markdown]
-# The published columns are networks without a teacher, to show which scenarios are hard: night, and
-# streets whose lines are worn off. Where few reported stills belong to a scenario its bar jumps
-# from seed to seed. At crossroads nothing is labelled, and every lane that is found is an error.
+# The published columns are networks without this teacher, to show which scenarios are hard: night,
+# and streets whose lines are worn off; the ENet among them learnt from its own attention as well.
+# Where few reported stills belong to a scenario its bar jumps from seed to seed. At crossroads
+# nothing is labelled, and every lane that is found is an error.
 #
 # ## The other two benchmarks
 
@@ -327,5 +328,8 @@ print("ok: on CULane 85 % of the printed gap is recovered; every deviation has i
 #    class weights like the cross entropy's. Does it close up?
 # 2. **A teacher as good as its student.** Train the teacher for a third of its steps. Which rows
 #    still gain?
-# 3. **The price.** Divide the points of each row by its additional minutes in the full table. What
-#    would labels alone do with these minutes?
+# 3. **The price.** The minutes in the full table were taken beside other work. `python -m
+#    benchmarks.step` takes the CPU time of a step, in turns with a bare pass of the networks, so
+#    that a busy machine disturbs both alike. It times function matching on random pictures: give it
+#    this page's rows and a source with labels, and divide the points of each row by what its step
+#    costs more. What would labels alone do with that time?
