@@ -213,6 +213,8 @@ def test_the_ledger_speaks_of_what_was_never_released(paper):
     assert "inside the area" in topics.loc["Moments: where the sums run", "ours"]
     assert "issue 14" in topics.loc["Area of interest: smoothing", "code"]
     assert "how blocks are counted is not told" in topics.loc["Levels", "paper"]
+    assert "ENet: end of stage 1 at 1/4 and of stage 3 at 1/8" in topics.loc["Levels", "ours"]
+    assert "the encoder's last map" in topics.loc["Structured distillation (SKD)", "ours"]
 
 
 # Tables ------------------------------------------------------------------------------------------
