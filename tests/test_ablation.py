@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kdlib.report import ablation, ablation_figures, look, published, readme
+from kdlib.report import ablation, ablation_figures, look, notes, published, readme
 from kdlib.report.ledger import ledger_table
 from kdlib.report.records import read_records, write_record
 
@@ -145,6 +145,7 @@ def test_known_numbers_give_known_cells(full, paper):
     assert (shown["wall, min"], shown["steps"]) == ("1.5", "2,000")
     alone = table.shown.set_index("").loc["labels alone"]
     assert alone["points over labels alone"] == alone["points over the row above"] == "–"
+    assert notes.LEVELS not in table.notes
     assert "All four rows: 2,000 steps and the same number of samples." in table.notes
     assert "One teacher for all seeds." in table.notes
     assert "commit 01234567" in table.notes[-1]
@@ -157,13 +158,22 @@ def test_differences_are_taken_over_common_seeds_only(tmp_path):
     assert (row["points"], row["points_n"]) == pytest.approx((2.0, 1))
 
 
+def test_rows_with_fewer_seeds_are_told(tmp_path):
+    frame(tmp_path, BASE | {"pi": (0.36,)})
+    assert ablation.ablation_table(read_records(tmp_path)).notes.count(notes.LEVELS) == 1
+    frame(tmp_path, {"baseline": (0.3, 0.3), "pi": (0.3,)}, "structured-camvid")
+    assert notes.LEVELS in ablation.camvid_table(read_records(tmp_path)).notes
+
+
 def test_the_compact_table_says_the_same_with_fewer_words(full, paper):
     large = ablation.ablation_table(full, paper.tables["ablation-imagenet"])
     short = ablation.ablation_table(full, paper.tables["ablation-imagenet"], compact=True)
     assert short.shown.columns.tolist() == list(ablation.COMPACT)
     pd.testing.assert_frame_equal(short.shown, large.shown[list(ablation.COMPACT)])
     assert len(short.notes) == 2
-    assert all(note in short.notes[0] for note in large.notes[:-1])
+    told = [note for note in large.notes[:-1] if note != notes.WALL]  # short has no such column
+    assert all(note in short.notes[0] for note in told)
+    assert notes.WALL in large.notes and "wall" not in short.notes[0]
     assert short.notes[1] == large.notes[-1]
 
 
@@ -251,8 +261,13 @@ def test_several_scales_must_be_told_apart(tmp_path):
         ),
         (
             {name: values[:1] for name, values in BASE.items() if name != "teacher"},
-            "With all three terms the student ends 5.0 points above labels alone: pixel-wise +3.0, "
-            "pair-wise +1.0, holistic +1.0 (one seed)",
+            "With all three terms +5.0 points over labels alone: pixel-wise +3.0, pair-wise +1.0, "
+            "holistic +1.0 (one seed, no verdict)",
+        ),
+        (
+            {"pi": (0.33, 0.33), "pi-pa": (), "pi-pa-ho": ()},
+            "With the pixel-wise term the student ends 2.5 ± 0.7 points above labels alone (two "
+            "seeds)",
         ),
         (
             {"pi": (), "pi-pa": ()},
@@ -266,6 +281,8 @@ def test_the_title_follows_the_data(tmp_path, rows, expected):
     assert ablation.finding(records) == expected
     shown = ablation_figures.ablation_figure(records)
     assert plain(shown.get_suptitle()) == expected
+    if "one seed" in expected:  # no panel passes a verdict either
+        assert shown.axes[2].get_title(loc="left").startswith("Agreement with the teacher\n")
 
 
 def test_classes_are_told_by_the_last_row(full):

@@ -301,8 +301,27 @@ def test_compare_asks_every_seed_and_the_spread():
     assert arms.compare(pd.Series([-1.0, -1.2, -1.1]), zero) == -1
     assert arms.compare(pd.Series([1.0, 1.2, -0.1]), zero) == 0
     assert arms.compare(pd.Series([0.1, 0.1, 4.0]), zero) == 0
-    assert arms.compare(pd.Series([0.1]), zero) == 1
+    assert arms.compare(pd.Series([9.0]), zero) == 0  # one seed tells nothing
     assert arms.compare(pd.Series(dtype=float), zero) == 0
+
+
+RESULTS = ("funmatch/4_agreement", "funmatch/5_results", "funmatch/6_real_images")
+RESULTS += ("funmatch/9_boxes_results", "structured/6_results", "imitation/4_results")
+RESULTS += ("affinity/5_results",)
+
+
+@pytest.mark.parametrize(("seeds", "percent"), [(3, 21), (2, 39)])
+def test_the_pages_tell_how_often_noise_passes_for_a_difference(seeds, percent):
+    noise = np.random.default_rng(seeds).normal(size=(3000, seeds))
+    zero = pd.Series(np.zeros(seeds))
+    found = np.mean([arms.compare(pd.Series(one), zero) != 0 for one in noise])
+    assert 100 * found == pytest.approx(percent, abs=2)
+    for page in RESULTS:
+        text = (ROOT / "notebooks/py" / f"{page}.py").read_text(encoding="utf-8")
+        text = plain(text.replace("\n# ", " "))
+        assert "in about 21 % of cases with three seeds, in 39 % with two." in text
+        assert "differ in sign, or where the mean difference is not above its standard" in text
+        assert "seeds do not agree" not in text
 
 
 BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATCHING)
@@ -313,13 +332,13 @@ BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATC
     [
         (
             {},
-            "Function matching recovers 99 % of the gap; "
-            "distillation on the labelled images alone 9 %",
+            "Function matching recovers 99 ± 9 % of the gap; "
+            "distillation on the labelled images alone 9 ± 9 %",
         ),
         (
             {"distil": (0.49, 0.51, 0.54)},
-            "Function matching recovers 99 % of the gap, no clear lead over distillation on "
-            "labelled images (94 %)",
+            "Function matching recovers 99 ± 9 % of the gap, no clear lead over distillation on "
+            "labelled images (94 ± 6 %)",
         ),
         (
             {"matching": DISTIL, "distil": MATCHING},
@@ -327,12 +346,12 @@ BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATC
         ),
         (
             {"matching": (0.44, 0.45, 0.46), "distil": (0.49, 0.51, 0.52)},
-            "Function matching recovers 37 % of the gap, but distillation on the labelled images "
-            "alone 88 %",
+            "Function matching recovers 37 ± 3 % of the gap, but distillation on the labelled "
+            "images alone 88 ± 4 %",
         ),
         (
             {"matching": (0.38, 0.39, 0.40)},
-            "Function matching ends 2.0 points below supervised training",
+            "Function matching ends 2.0 ± 0.0 points below supervised training",
         ),
         (
             {"teacher": (0.405, 0.413, 0.425)},
@@ -340,15 +359,30 @@ BASE = dict(teacher=TEACHER, supervised=SUPERVISED, distil=DISTIL, matching=MATC
             "points over supervised training",
         ),
         ({"matching": ()}, "No finding yet: not run: (3) function matching"),
-        ({"distil": ()}, "Function matching recovers 99 % of the gap"),
+        ({"distil": ()}, "Function matching recovers 99 ± 9 % of the gap"),
+        (
+            {"distil": DISTIL[:1]},
+            "Function matching recovers 99 ± 9 % of the gap, no clear lead over distillation on "
+            "labelled images (10 %, one seed)",
+        ),
+        (
+            {name: values[:2] for name, values in BASE.items()},
+            "Function matching recovers 95 ± 7 % of the gap; distillation on the labelled images "
+            "alone 14 ± 6 % (two seeds)",
+        ),
         (
             {"supervised_double": (0.45, 0.46, 0.47)},
-            "Not a fair test: longer supervised training alone closes 46 % of the gap",
+            "Not a fair test: longer supervised training alone closes 46 ± 4 % of the gap",
+        ),
+        (
+            {"supervised_double": (0.45,)},
+            "Perhaps not a fair test: longer supervised training alone closes 50 % of the gap (one "
+            "seed, no verdict)",
         ),
         (
             {name: values[:1] for name, values in BASE.items()},
             "Function matching recovers 90 % of the gap; "
-            "distillation on the labelled images alone 10 % (one seed)",
+            "distillation on the labelled images alone 10 % (one seed, no verdict)",
         ),
     ],
 )
@@ -357,6 +391,8 @@ def test_the_title_follows_the_data(tmp_path, paper, rows, expected):
     assert sentences.finding(arms.scores(records, PREFIX)) == expected
     shown = figures.headline(records, paper.tables["segmentation"])
     assert plain(shown.get_suptitle()) == expected
+    lines = shown.get_suptitle().splitlines()
+    assert not [line for line in lines if line.endswith(("±", "(one", "(two", "no"))]
 
 
 def plain(text: str) -> str:
@@ -436,6 +472,17 @@ def test_footnotes_check_budget_validity_and_provenance(tmp_path, paper):
     assert "limited by training" in text
 
 
+def test_footnotes_tell_fewer_seeds_and_what_minutes_are_worth(tmp_path):
+    records = frame(tmp_path, **BASE, supervised_double=(0.41,))
+    large = tables.function_matching_table(records)
+    short = tables.function_matching_table(records, compact=True)  # without the control
+    assert large.notes.count(notes.LEVELS) == large.notes.count(notes.WALL) == 1
+    assert notes.LEVELS not in short.notes and notes.WALL not in short.notes
+    assert notes.LEVELS in tables.curve_table(records, "schedule").notes
+    assert notes.LEVELS not in tables.curve_table(records, "pool").notes
+    assert notes.levels([3, 0, 3]) == ""  # a row that was not run
+
+
 def test_a_shared_teacher_stands_for_all_seeds(tmp_path):
     records = frame(tmp_path, teacher=(0.5,), supervised=SUPERVISED, matching=MATCHING)
     table = tables.function_matching_table(records)
@@ -463,6 +510,9 @@ def test_unverified_figures_are_marked(paper, full):
     shown = tables.function_matching_table(full, shaky, compact=True)
     assert shown.shown["published mIoU"].tolist() == ["64.83‡", "61.48‡", "61.70‡", "64.74‡"]
     assert any(note.startswith("‡ unverified") for note in shown.notes)
+    one = dataclasses.replace(table, rows=dict(table.rows) | {"other": rows["distil"]})
+    compact = tables.function_matching_table(full, one, compact=True)
+    assert not any(note.startswith("‡") for note in compact.notes)  # a row that is not shown
 
 
 def test_a_title_compares_all_ways_over_the_same_lengths(tmp_path):
@@ -470,7 +520,7 @@ def test_a_title_compares_all_ways_over_the_same_lengths(tmp_path):
     records = frame(tmp_path, supervised=SUPERVISED[:1], matching=MATCHING[:1], **lengths)
     points = tables.curve_points(records, "schedule")
     title = sentences.curve_finding(points, "schedule")
-    assert title.startswith("2× the steps") and title.endswith("points (one seed)")
+    assert title.startswith("2× the steps") and title.endswith("points (one seed, no verdict)")
 
 
 def test_curves_take_their_points_from_records(tmp_path):
@@ -595,6 +645,22 @@ def test_titles_admit_that_nothing_was_found(tmp_path):
     assert sentences.agreement_finding(agreement) == "Function matching does not agree more"
     points = pd.DataFrame({"agreement": [1.0, 2.0, 3.0], "score": [1.0, 2.0, 1.0]})
     assert sentences.scatter_finding(points).startswith("Agreement with the teacher does not tell")
+
+
+def test_one_seed_gives_numbers_and_no_verdict(tmp_path):
+    one = {name: values[:1] for name, values in BASE.items()}
+    records = frame(tmp_path, **one, supervised_double=(0.41,))
+    assert plain(figures.curve(records, "pool").get_suptitle()) == (
+        "From 1× to 400× the labelled images: +8.0 mIoU points (one seed, no verdict)"
+    )
+    title = plain(figures.class_bars(records).get_suptitle())
+    assert title.endswith("in 2 of 2 classes (one seed, no verdict)")
+    panel = figures.headline(records).axes[-1].get_title(loc="left")
+    assert panel.startswith("Agreement with the teacher\n")
+    assert notes.validity(arms.scores(records, PREFIX)) == (
+        "Longer supervised training closes 10 % of the gap (one seed, no verdict); above 25 % the "
+        "student would count as limited by training."
+    )
 
 
 def test_figures_of_nothing_say_so(tmp_path, paper):

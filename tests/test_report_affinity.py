@@ -15,6 +15,7 @@ from kdlib.report import (
     affinity_tables,
     look,
     measure,
+    notes,
 )
 from kdlib.report import published as printed
 from kdlib.report.ledger import ledger_table
@@ -212,6 +213,8 @@ def test_the_ledger_speaks_of_what_was_never_released(paper):
     assert "inside the area" in topics.loc["Moments: where the sums run", "ours"]
     assert "issue 14" in topics.loc["Area of interest: smoothing", "code"]
     assert "how blocks are counted is not told" in topics.loc["Levels", "paper"]
+    assert "ENet: end of stage 1 at 1/4 and of stage 3 at 1/8" in topics.loc["Levels", "ours"]
+    assert "the encoder's last map" in topics.loc["Structured distillation (SKD)", "ours"]
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -237,6 +240,8 @@ def test_known_scores_give_known_cells(table, paper):
     said = " ".join(shown.notes)
     assert "All five rows: 1,500 steps and the same number of samples." in said
     assert "One teacher for all seeds and students." in said
+    assert shown.notes.count(notes.WALL) == 1
+    assert notes.LEVELS not in shown.notes  # one teacher, three seeds of each row
     assert shown.title.startswith("ERFNet in CULane's form (published: ERFNet taught by ResNet-101")
 
 
@@ -268,7 +273,32 @@ def test_all_students_side_by_side(tmp_path, paper):
     assert text.loc["KD: soft targets", "ours: ENet, F1 %"] == "not run"
     assert not [column for column in text if "ResNet-18" in column]
     assert "(ERFNet 3, ENet 2)" in shown.notes[0]
+    assert notes.LEVELS not in shown.notes  # no student's rows differ
+    write(tmp_path, culane, "culane", "enet", kd=(0.52,))
+    records = read_records(tmp_path)
+    for fewer in (
+        affinity_tables.overview_table(records, paper),
+        affinity_tables.student_table(records, paper, student="enet"),
+        affinity_parts.part_table(records, paper, student="enet"),
+    ):
+        assert fewer.notes.count(notes.LEVELS) == 1
     assert shown.frame.set_index("row").loc["kd", "erfnet_points"] == pytest.approx(1.0)
+
+
+def test_marks_that_no_shown_figure_carries_are_not_explained(table, paper):
+    assert paper.tables["culane"].rows["scnn"].text.endswith("§")  # a row that is not shown
+    for shown in (
+        affinity_tables.overview_table(table, paper),
+        affinity_tables.student_table(table, paper),
+    ):
+        marks = {note[0] for note in shown.notes if note[0] in "§¶‡"}
+        assert marks == {"¶", "‡"}
+        assert {cell[-1] for cell in shown.shown.iloc[:, 1] if cell != "–"} == marks
+    (notes_mark,) = [note for note in shown.notes if note.startswith("¶")]
+    assert notes_mark == (
+        "¶ unverified: read in issues of the authors' repository, in third-party notes or in "
+        "quotations of the paper."
+    )
 
 
 def test_other_steps_than_the_rivals_are_told(tmp_path, paper):
@@ -316,12 +346,13 @@ def test_what_of_it_helps(tmp_path):
     )
 
 
-def test_scenarios_beside_networks_without_a_teacher(table, paper):
+def test_scenarios_beside_networks_without_this_teacher(table, paper):
     shown = affinity_parts.part_table(table, paper)
     text = shown.shown.set_index("")
     assert text.index[-1] == "crossroads: false lanes"
     assert text.loc["night", "published: ERFNet in PyTorch"] == "67.1"
     assert text.loc["night", "IntRA-KD: affinity and attention"] == "60.0 ± 2.0"
+    assert text.loc["night", "published: ENet with self attention distillation (SAD)"] == "65.9"
     assert text.loc["noline", "labels alone"] == "–"  # in print, and absent from these stills
     assert text.loc["crossroads: false lanes", "published: SCNN"] == "1,990"
     assert text.loc["crossroads: false lanes", "labels alone"] == "61.0 ± 1.0"
@@ -364,8 +395,19 @@ def test_scenarios_beside_networks_without_a_teacher(table, paper):
         ),
         (
             {"baseline": (0.6,), "intra": (0.65,), "kd": (), "at": (), "skd": ()},
-            "IntRA-KD lifts ERFNet by 5.0 points of F1 in CULane's form, 50 % of the gap to its "
-            "teacher (one seed)",
+            "IntRA-KD on ERFNet in CULane's form: +5.0 points of F1 over labels alone (one seed, "
+            "no verdict)",
+        ),
+        (
+            {"teacher": (0.608,), "baseline": (0.6,), "intra": (0.59,), "at": (), "skd": ()},
+            "IntRA-KD on ERFNet in CULane's form: −1.0 points of F1 over labels alone; against "
+            "soft targets −2.0; little room: the teacher is +0.8 points over labels alone (one "
+            "seed, no verdict)",
+        ),
+        (
+            {"kd": (), "at": (), "skd": (), "intra": (0.64, 0.66)},
+            "IntRA-KD lifts ERFNet by 4.5 ± 0.7 points of F1 in CULane's form, 48 ± 11 % of the "
+            "gap to its teacher (two seeds)",
         ),
     ],
 )
@@ -408,6 +450,9 @@ def test_scenarios_as_bars(table, tmp_path):
         "With IntRA-KD ENet gains in 1 of 2 lanes: most in l1 +2.0, least in r1 −1.0 points"
     )
     assert affinity_figures.part_finding(0 * means.abs()).endswith("0 of 2 scenarios: +0.0 points")
+    write(tmp_path, culane, "culane", "enet", baseline=(0.6,), intra=(0.64,))
+    shown = affinity_figures.part_figure(read_records(tmp_path), student="enet")
+    assert plain(shown.get_suptitle()).endswith("points (one seed, no verdict)")
 
 
 def test_nothing_run_says_so(table, paper):

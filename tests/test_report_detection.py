@@ -22,6 +22,7 @@ from kdlib.report import (
     notes,
     regions,
     sentences,
+    starts,
     tables,
 )
 from kdlib.report import published as printed
@@ -241,16 +242,16 @@ def test_nothing_run_takes_the_measure_of_what_is_published(tmp_path, paper):
     [
         (
             {},
-            "Function matching recovers 90 % of the gap; "
-            "distillation on the labelled images alone 20 %",
+            "Function matching recovers 90 ± 10 % of the gap; "
+            "distillation on the labelled images alone 20 ± 10 %",
         ),
         (
             {"matching": (0.19, 0.20, 0.21)},
-            "Function matching ends 1.0 points below supervised training",
+            "Function matching ends 1.0 ± 0.0 points below supervised training",
         ),
         (
             {"supervised_double": (0.26, 0.27, 0.28)},
-            "Not a fair test: longer supervised training alone closes 60 % of the gap",
+            "Not a fair test: longer supervised training alone closes 60 ± 0 % of the gap",
         ),
     ],
 )
@@ -393,6 +394,35 @@ def test_known_scores_give_known_cells_of_the_letters(table, fgfi):
     assert "Records: scale sample" in shown.notes[-1]
     compact = imitation.imitation_table(table, fgfi.tables["kitti-quarter"], compact=True)
     assert len(compact.shown.columns) == 6
+    assert shown.notes.count(notes.WALL) == 1 and notes.WALL not in compact.notes
+
+
+def test_the_budget_tells_the_common_start_where_the_rows_use_it(tmp_path):
+    students = {name: LETTERS[name] for name in imitation.ROWS}
+    letters(tmp_path, **students)
+    plain_budget = "All six students: 2,500 steps and the same number of samples."
+    assert plain_budget in imitation.imitation_table(read_records(tmp_path)).notes
+    for seed in range(3):  # the start of these runs in params.yaml
+        start = record("imitation-kitti-start", seed, kitti(0.3), steps=3000)
+        write(tmp_path, start)
+    records = read_records(tmp_path)
+    told = "All six students: 2,500 steps after 3,000 of the common start, and the same number of "
+    assert told + "samples." in imitation.imitation_table(records).notes
+    assert starts.common(records, "imitation-kitti", imitation.ROWS) == "imitation-kitti-start"
+    mixed = pd.concat([records, records.assign(scale="gpu")])
+    assert starts.common(mixed, "imitation-kitti", imitation.ROWS) == ""
+    assert starts.common(records, "imitation-kitti", ["weight9000"]) == ""  # no such run
+    assert starts.common(records, "structured", ["baseline", "pi"]) == ""  # from random weights
+
+
+def test_a_start_that_a_scale_does_not_use_is_not_told(tmp_path):
+    """At scale `paper` the ways of detection start from ImageNet; the pipeline makes `-start`."""
+    det(tmp_path, start=(0.1, 0.1, 0.1), **BASE)
+    records = read_records(tmp_path)
+    at_paper = records.assign(scale="paper")
+    assert "after 2,500 of the common start" in starts.budget(records, DET)
+    assert starts.budget(at_paper, DET) == notes.budget(at_paper, DET)
+    assert "start" not in " ".join(tables.function_matching_table(at_paper, prefix=DET).notes[1:2])
 
 
 def test_letters_that_were_not_run_say_so(tmp_path, fgfi):
@@ -445,7 +475,18 @@ def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
         ({"i": ()}, "No finding yet: not run: I: region by anchors"),
         (
             {"baseline": (0.4,), "i": (0.45,), "f": (), "g": (), "d": (), "id": ()},
-            "Imitating the region lifts the student by 5.0 points (one seed)",
+            "Imitating the region: +5.0 points over the student alone (one seed, no verdict)",
+        ),
+        (
+            {"teacher": (0.405,), "baseline": (0.4,), "i": (0.39,), "g": (), "d": (), "id": ()},
+            "Imitating the region: −1.0 points over the student alone; the region against the "
+            "whole map +1.0; little room: the teacher is +0.5 points over the student (one seed, "
+            "no verdict)",
+        ),
+        (
+            {"f": (0.38,), "g": (0.46, 0.44), "d": (), "id": ()},
+            "Imitating the region lifts the student by 6.0 ± 1.0 points; the region against the "
+            "whole map +8.0 (one seed), the boxes +1.5 ± 2.1 (tie, two seeds)",
         ),
     ],
 )
@@ -509,6 +550,9 @@ def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
     assert rows.loc["0.2", "points over the student"] == "+4.0 ± 0.0"
     assert rows.loc["0.3", "ours: mAP %"] == "not run"
     assert any("the whole map" in note for note in shown.notes)
+    assert notes.LEVELS not in shown.notes
+    fewer = imitation.psi_table(letters(tmp_path / "fewer", baseline=(0.4, 0.5), i_psi02=(0.5,)))
+    assert notes.LEVELS in fewer.notes
     figure = imitation_figures.psi_figure(records, sweeps)
     assert plain(figure.get_suptitle()) == (
         "ψ = 0.5 is best with +6.0 ± 1.0 points over the student, clearly above ψ = 0.2"
@@ -526,6 +570,14 @@ def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
         (
             {"i": (0.39, 0.41, 0.42), "i_psi02": (0.38,), "i_psi08": (0.41, 0.41, 0.42)},
             "No ψ is clearly above the student alone: best ψ = 0.8, +0.3 ± 1.2 points",
+        ),
+        (
+            {"i": (0.39, 0.41, 0.42), "i_psi00": (), "i_psi02": (), "i_psi08": (0.45,)},
+            "ψ: highest at 0.8 with +5.0 points (one seed, no verdict)",
+        ),
+        (
+            {"i_psi00": (), "i_psi02": (0.41,), "i_psi08": ()},
+            "ψ = 0.5 is best with +6.0 ± 1.0 points over the student, not clearly above ψ = 0.2",
         ),
         (
             {"i_psi00": (), "i_psi02": (), "i_psi08": ()},
@@ -556,6 +608,7 @@ def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
         "50.7 ± 1.2", "+9.7 ± 1.5", "41.0 ± 2.6", "+0.0 ± 1.7", "3 / 3"
     ]  # fmt: skip
     assert rows.loc["3", "whole map: mAP %"] == "not run" and rows.loc["3", "n"] == "1 / 0"
+    assert notes.LEVELS in imitation_factor.factor_table(records, 0.5).notes
 
 
 @pytest.mark.parametrize(
@@ -575,6 +628,11 @@ def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
             {"i": (0.39, 0.43, 0.41), "i_weight20": (0.41, 0.41, 0.42), "f": ()},
             "No λ lifts the student clearly: best λ = 20, +0.3 ± 1.2 points, with λ = 0.5 by "
             "+0.0 ± 1.0 (tie)",
+        ),
+        (
+            {"i": (0.39, 0.43, 0.41), "i_weight20": (0.47,), "f_weight20": (0.39,)},
+            "λ: highest at 20 with +7.0 points (one seed, no verdict); with λ = 0.5 +0.0 ± 1.0 "
+            "(tie); the whole map with λ = 20 −1.0 (one seed)",
         ),
         ({}, "λ: nothing to compare yet, fewer than two values were run"),
     ],

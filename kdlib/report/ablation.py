@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, notes, rows
+from kdlib.report import arms, notes, rows, starts
 from kdlib.report.arms import spread_text
 from kdlib.report.measure import MIOU
 from kdlib.report.published import PublishedTable
@@ -81,7 +81,7 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The last row that was run against the baseline, then each term against the row above it; "tie"
-    where the seeds do not agree (`arms.compare`).
+    by the rule of `arms.compare`. Of one seed the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     baseline = found["baseline"]
@@ -99,12 +99,11 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
         0: f"{who} the student ties with labels alone ({spread_text(lead)} points)",
         -1: f"{who} the student ends {points} points below labels alone",
     }[sign]
+    if len(lead) == 1:
+        text = f"{who} {spread_text(lead)} points over labels alone"
     if len(ran) > 1:
-        text += f": {', '.join(_step(found, name) for name in ran)}"
-    gap = found["teacher"] - baseline
-    if len(gap.dropna()) and arms.compare(found["teacher"], baseline) < 1:
-        text += f"; the teacher is not clearly above labels alone ({spread_text(gap)})"
-    return text + (" (one seed)" if len(lead) == 1 else "")
+        text += f": {', '.join(_step(found, name, len(lead)) for name in ran)}"
+    return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))
 
 
 def ablation_table(
@@ -132,14 +131,15 @@ def ablation_table(
         shown = shown[[column for column in COMPACT if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(records, prefix, dict(ROWS), "All four rows"),
+        notes.levels(len(found[name]) for name in ROWS),
+        starts.budget(records, prefix, dict(ROWS), "All four rows"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
         lines.append("One teacher for all seeds.")
     used = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     title = "Structured distillation, term by term"
     title += f" (published: {published.title})" if published else ""
-    lines = rows.footnotes(lines, used, published)
+    lines = notes.footnotes(lines, shown, used, published, labels)
     if compact:
         lines = (" ".join(lines[:-1]), lines[-1])
     return Table(title, frame, shown, lines)
@@ -168,7 +168,8 @@ def camvid_table(
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed. What a row "
         "adds: a term, or in the last two rows the unlabelled images.",
-        notes.budget(records, prefix, {name: labels[name] for name in names}, "All five rows"),
+        notes.levels(len(found[name]) for name in names),
+        starts.budget(records, prefix, {name: labels[name] for name in names}, "All five rows"),
     ]
     if len(students):
         steps = " and ".join(f"{int(n):,}" for n in sorted(students["steps"].unique()))
@@ -177,7 +178,8 @@ def camvid_table(
             "weights, taught by a released ESPNet, unlabelled images from two clips. Theirs: "
             "length not known, taught by a PSPNet-R101, unlabelled images from Cityscapes."
         )
-    return Table("CamVid, ESPNet-C", frame, shown, rows.footnotes(lines, used, published))
+    lines = notes.footnotes(lines, shown, used, published, [row for row, _ in CAMVID.values()])
+    return Table("CamVid, ESPNet-C", frame, shown, lines)
 
 
 def printed_table(tables: Mapping[str, PublishedTable]) -> Table:
@@ -185,11 +187,9 @@ def printed_table(tables: Mapping[str, PublishedTable]) -> Table:
     return rows.printed_table(tables, {"teacher": "teacher", **ROWS}, FAMILY.over)
 
 
-def _step(found: Mapping[str, pd.Series], name: str) -> str:
-    """`pair-wise +0.4 ± 0.2`: what a term adds to the row above it."""
+def _step(found: Mapping[str, pd.Series], name: str, n: int) -> str:
+    """`pair-wise +0.4 ± 0.2`: what a term adds to the row above it; n: seeds of the sentence."""
     above = list(ROWS)[list(ROWS).index(name) - 1]
-    change = (found[name] - found[above]).dropna()
-    if not len(change):
+    if not len((found[name] - found[above]).dropna()):
         return f"{ADDED[name]} not compared"
-    tie = " (tie)" if arms.compare(found[name], found[above]) == 0 else ""
-    return f"{ADDED[name]} {spread_text(change)}{tie}"
+    return f"{ADDED[name]} {arms.change_text(found[name], found[above], n)}"

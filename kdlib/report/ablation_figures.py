@@ -111,7 +111,8 @@ def class_bars(
         sns.despine(ax=axis)
         look.empty(axis, len(means) > 0)
         seeds = "Small points: single seeds; bars: their mean. Reported split."
-        look.title(figure, finding, note or seeds)
+        n = max((len(rows.dropna(how="all")) for rows in gains.values()), default=0)
+        look.title(figure, finding + arms.seeds_note(n), note or seeds)
     return figure
 
 
@@ -204,9 +205,9 @@ def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
 
 
 def _agreement_finding(values: Mapping[str, pd.Series]) -> str:
-    """Whether the last row agrees more with the teacher than labels alone."""
+    """Whether the last row agrees more with the teacher than labels alone; one seed can't tell."""
     ran = [name for name in ADDED if len(values[name])]
-    if not ran or not len(values["baseline"]):
+    if not ran or len((values[ran[-1]] - values["baseline"]).dropna()) < 2:
         return "Agreement with the teacher"
     sign = arms.compare(values[ran[-1]], values["baseline"])
     return {

@@ -6,7 +6,7 @@ points and paired by seed, spread is the sample standard deviation over seeds. W
 shown as "not run".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -152,8 +152,8 @@ def finding(
 ) -> str:
     """What the records of one student show, in a sentence that follows the numbers.
 
-    IntRA-KD against labels alone, then against its rivals; "tie"
-    where the seeds do not agree (`arms.compare`); the gap recovered where it means something.
+    IntRA-KD against labels alone, then against its rivals; "tie" by the rule of `arms.compare`;
+    the gap recovered where it means something. Of one seed the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), benchmark, student)
     who, where = STUDENTS[student], BENCHMARKS[benchmark]
@@ -170,21 +170,17 @@ def finding(
         0: f"IntRA-KD ties with labels alone on {who} {form} ({spread_text(lead)} points)",
         -1: f"IntRA-KD costs {who} {points} {form}",
     }[sign]
+    if len(lead) == 1:
+        points = f"{spread_text(lead)} points of {where.score.name}"
+        text = f"IntRA-KD on {who} {form}: {points} over labels alone"
     gap = arms.gap_recovered(found["teacher"], found[BASELINE], found["intra"])
     if sign == 1 and gap.meaningful:
         text += f", {spread_text(gap.spread, 0, sign=False)} % of the gap to its teacher"
-    against = [_against(found, name) for name in RIVALS]
-    if any(against):
-        text += f"; against {', '.join(filter(None, against))}"
-    room = found["teacher"] - found[BASELINE]
-    if len(room.dropna()) and arms.compare(found["teacher"], found[BASELINE]) < 1:
-        text += f"; the teacher is not clearly above labels alone ({spread_text(room)})"
-    return text + (" (one seed)" if len(lead) == 1 else "")
-
-
-def _against(found: Mapping[str, pd.Series], name: str) -> str:
-    change = (found["intra"] - found[name]).dropna()
-    if not len(change):
-        return ""
-    tie = " (tie)" if arms.compare(found["intra"], found[name]) == 0 else ""
-    return f"{RIVALS[name]} {spread_text(change)}{tie}"
+    against = [
+        f"{rival} {arms.change_text(found['intra'], found[name], len(lead))}"
+        for name, rival in RIVALS.items()
+        if len((found["intra"] - found[name]).dropna())
+    ]
+    if against:
+        text += f"; against {', '.join(against)}"
+    return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))

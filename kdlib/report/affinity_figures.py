@@ -131,17 +131,14 @@ def ablation_finding(found: Mapping[str, pd.Series]) -> str:
     """Whether the whole of IntRA-KD is above each of its parts; found: score in percent by seed."""
     named = {"intra-affinity": "affinity alone", "at": "attention alone"}
     named |= {"intra-high": "the high level alone", "intra-middle": "the middle level alone"}
+    n = max(len((found["intra"] - found[name]).dropna()) for name in named)
     told = []
     for name, what in named.items():
-        change = (found["intra"] - found[name]).dropna()
-        if len(change):
-            tie = " (tie)" if arms.compare(found["intra"], found[name]) == 0 else ""
-            told.append(f"{what} {spread_text(change)}{tie}")
+        if len((found["intra"] - found[name]).dropna()):
+            told.append(f"{what} {arms.change_text(found['intra'], found[name], n)}")
     if not told:
         return "What of IntRA-KD is it: not run yet"
-    n = max(len((found["intra"] - found[name]).dropna()) for name in named)
-    seeds = " (one seed)" if n == 1 else ""
-    return f"The whole of IntRA-KD against {', '.join(told)} points{seeds}"
+    return f"The whole of IntRA-KD against {', '.join(told)} points{arms.seeds_note(n)}"
 
 
 def _panel(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from kdlib.data.layouts import culane, llamas
-from kdlib.report import arms, rows
+from kdlib.report import arms, notes
 from kdlib.report.affinity import BENCHMARKS, ROWS, STUDENTS, Benchmark, of_student
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.published import Figure, Published
@@ -41,7 +41,7 @@ def part_table(
     """One line for each scenario (CULane), lane (LLAMAS) or class (ApolloScape); a column a row.
 
     CULane's crossroads hold no lane: there the number of lanes is counted that are not there.
-    published: networks without a teacher of CULane's lane authors, as a yardstick.
+    published: networks of CULane's lane authors without this teacher, as a yardstick.
     """
     known = BENCHMARKS[benchmark]
     own, prefix = of_student(arms.one_scale(records, scale), benchmark, student)
@@ -70,8 +70,10 @@ def part_table(
         lines += ["Crossroads have no labelled lane: the number of lanes found there is counted."]
     noun = NOUNS[benchmark]
     title = f"{STUDENTS[student]} in {known.name}'s form, {noun} by {noun}"
-    lines = rows.footnotes(lines, own, printed)
-    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), lines)
+    lines.append(notes.levels(len(arms.by_seed(own, f"{prefix}-{name}")) for name in ROWS))
+    shown = pd.DataFrame(shown)
+    lines = notes.footnotes(lines, shown, own, printed, printed.rows if printed else ())
+    return Table(title, pd.DataFrame(numbers), shown, lines)
 
 
 def _names(

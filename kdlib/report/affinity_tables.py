@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes, rows
+from kdlib.report import arms, measure, notes, rows, starts
 from kdlib.report.affinity import (
     BENCHMARKS,
     FAMILY,
@@ -54,7 +54,7 @@ def student_table(
     title = f"{STUDENTS[student]} in {known.name}'s form"
     title += f" (published: {table.title})" if table else ""
     lines = _notes(own, found, prefix, ROWS, "All five rows")
-    return Table(title, frame, shown, rows.footnotes(lines, own, table))
+    return Table(title, frame, shown, notes.footnotes(lines, shown, own, table, labels))
 
 
 def overview_table(
@@ -77,7 +77,7 @@ def overview_table(
         row |= {"published": figure.value if figure else math.nan, "published_points": points}
         text[f"published {name}: ERFNet"] = figure.text if figure else "–"
         text["published: points"] = rows.points_text(points)
-    seeds = []
+    seeds, levels = [], []
     for student in students:
         found, who = scores(records, benchmark, student), STUDENTS[student]
         made = found | {"teacher": 100 * arms.by_seed(records, f"affinity-{benchmark}-teacher")}
@@ -89,17 +89,20 @@ def overview_table(
             text[f"ours: {who}, {name} %"] = spread_text(own, sign=False) if own.n else NOT_RUN
             over = row["row"] != BASELINE
             text[f"{who}: points"] = spread_text(lead) if over else "–"
+        levels.append(notes.levels(len(found[row]) for row in ROWS))
         counts = sorted({len(found[row]) for row in ROWS if len(found[row])})
         seeds.append(f"{who} {' or '.join(map(str, counts)) or 0}")
     lines = [
         "Points are over labels alone, taken seed by seed; ours: mean ± standard deviation over "
         f"seeds ({', '.join(seeds)}).",
+        *levels,
         *(_budget(records, benchmark, student) for student in students),
     ]
     used = records[measure.of_family(records, f"affinity-{benchmark}")]
-    lines = rows.footnotes(list(dict.fromkeys(lines)), used, table)
+    shown = pd.DataFrame(shown)
+    lines = notes.footnotes(dict.fromkeys(lines), shown, used, table, ("teacher", *ROWS))
     title = f"Inter-region affinity distillation in {known.name}'s form"
-    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), lines)
+    return Table(title, pd.DataFrame(numbers), shown, lines)
 
 
 def ablation_table(
@@ -126,7 +129,7 @@ def ablation_table(
     shown.insert(place, "points over the whole of it", apart)
     lines = _notes(own, found, prefix, VARIANTS, f"All {len(VARIANTS)} rows")
     title = f"What of IntRA-KD is it: {STUDENTS[student]} in {BENCHMARKS[benchmark].name}'s form"
-    return Table(title, frame, shown, rows.footnotes(lines, own, None))
+    return Table(title, frame, shown, notes.footnotes(lines, shown, own))
 
 
 def printed_table(published: Published) -> Table:
@@ -198,7 +201,8 @@ def _notes(
 ) -> list[str]:
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(own, prefix, dict(labels), noun),
+        notes.levels(len(found[name]) for name in labels),
+        starts.budget(own, prefix, dict(labels), noun),
     ]
     if len(arms.by_seed(own, f"{prefix}-teacher")) == 1 and len(found.get("teacher", ())) > 1:
         lines.append("One teacher for all seeds and students.")
@@ -207,5 +211,5 @@ def _notes(
 
 def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:
     own, prefix = of_student(records, benchmark, student)
-    said = notes.budget(own, prefix, dict(ROWS), "All rows")
+    said = starts.budget(own, prefix, dict(ROWS), "All rows")
     return f"{STUDENTS[student]}: {said}" if said.startswith("Warning") else said

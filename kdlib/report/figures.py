@@ -131,7 +131,9 @@ def class_bars(
         sns.despine(ax=axis)
         look.empty(axis, len(classes) > 0)
         seeds = "Small points: single seeds; bars: their mean; black lines: the teacher's mean."
-        look.title(figure, sentences.class_finding(means, score.each), note or seeds)
+        n = len(table["matching"].index.intersection(table["supervised"].index))
+        finding = sentences.class_finding(means, score.each) + arms.seeds_note(n)
+        look.title(figure, finding, note or seeds)
     return figure
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes, rows
+from kdlib.report import arms, measure, notes, rows, starts
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.figures import class_scores
 from kdlib.report.imitation_psi import printed_psi as printed_psi
@@ -73,7 +73,7 @@ def finding(
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The region (I) against the student alone, then against whole map, boxes and scores, then what
-    the scores add to it (ID); "tie" where the seeds do not agree (`arms.compare`).
+    the scores add to it (ID); "tie" by the rule of `arms.compare`. Of one seed no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     lead = (found["i"] - found[BASELINE]).dropna()
@@ -88,26 +88,19 @@ def finding(
         0: f"Imitating the region ties with the student alone ({spread_text(lead)} points)",
         -1: f"Imitating the region costs the student {points} points",
     }[sign]
-    against = [_against(found, name) for name in RIVALS]
-    if any(against):
-        text += f"; the region against {', '.join(filter(None, against))}"
+    if len(lead) == 1:
+        text = f"Imitating the region: {spread_text(lead)} points over the student alone"
+    against = [
+        f"{rival} {arms.change_text(found['i'], found[name], len(lead))}"
+        for name, rival in RIVALS.items()
+        if len((found["i"] - found[name]).dropna())
+    ]
+    if against:
+        text += f"; the region against {', '.join(against)}"
     if len((found["id"] - found["i"]).dropna()):
-        text += f"; scores added to the region {_change(found['id'], found['i'])}"
-    gap = found["teacher"] - found[BASELINE]
-    if len(gap.dropna()) and arms.compare(found["teacher"], found[BASELINE]) < 1:
-        text += f"; the teacher is not clearly above the student ({spread_text(gap)})"
-    return text + (" (one seed)" if len(lead) == 1 else "")
-
-
-def _against(found: Mapping[str, pd.Series], name: str) -> str:
-    if not len((found["i"] - found[name]).dropna()):
-        return ""
-    return f"{RIVALS[name]} {_change(found['i'], found[name])}"
-
-
-def _change(one: pd.Series, other: pd.Series) -> str:
-    tie = " (tie)" if arms.compare(one, other) == 0 else ""
-    return f"{spread_text((one - other).dropna())}{tie}"
+        added = arms.change_text(found["id"], found["i"], len(lead))
+        text += f"; scores added to the region {added}"
+    return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))
 
 
 def imitation_table(
@@ -143,14 +136,16 @@ def imitation_table(
         shown = shown[[column for column in columns if column in shown]]
     lines = [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
-        notes.budget(records, prefix, dict(ROWS), "All six students"),
+        notes.levels(len(found[name]) for name in ROWS),
+        starts.budget(records, prefix, dict(ROWS), "All six students"),
     ]
     if len(arms.by_seed(records, f"{prefix}-teacher")) == 1 and len(found["teacher"]) > 1:
         lines.append("One teacher for all seeds.")
     used = records[records["run"].isin([f"{prefix}-{name}" for name in LETTERS])]
     title = "Feature imitation, letter by letter"
     title += f" (published: {published.title})" if published else ""
-    return Table(title, frame, shown, rows.footnotes(lines, used, published))
+    lines = notes.footnotes(lines, shown, used, published, LETTERS)
+    return Table(title, frame, shown, lines)
 
 
 def class_table(
@@ -182,8 +177,10 @@ def class_table(
     parted = any("." in part for part in _parts(records, prefix, published, score))
     lines = [f"{score.each} in percent" + (f", {' / '.join(LEVELS)}." if parted else ".")]
     used = records[records["run"].isin([f"{prefix}-{name}" for name in LETTERS])]
-    lines = rows.footnotes(lines, used, published)
-    return Table("Class by class", pd.DataFrame(numbers), pd.DataFrame(shown), lines)
+    lines.append(notes.levels(len(arms.by_seed(records, f"{prefix}-{name}")) for name in ROWS))
+    shown = pd.DataFrame(shown)
+    lines = notes.footnotes(lines, shown, used, published, LETTERS)
+    return Table("Class by class", pd.DataFrame(numbers), shown, lines)
 
 
 def printed_table(tables: Mapping[str, PublishedTable]) -> Table:

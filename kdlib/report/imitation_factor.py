@@ -54,18 +54,30 @@ def factor_finding(points: pd.DataFrame, own: float) -> str:
         return "λ: nothing to compare yet, fewer than two values were run"
     best = max(region, key=lambda factor: region[factor].mean())
     lead, whole = region[best], _leads(points, "f").get(best)
-    if _sign(lead) < 1:
+    if len(lead) == 1:
+        return _of_one_seed(region, best, own, whole)
+    if arms.compare(lead, 0 * lead) < 1:
         text = f"No λ lifts the student clearly: best λ = {best:g}, {spread_text(lead)} points"
     else:
         text = f"With λ = {best:g} the region lifts the student by {spread_text(lead, sign=False)}"
         text += " points"
     if best != own and own in region:
-        tie = " (tie)" if _sign(region[own]) == 0 else ""
-        text += f", with λ = {own:g} by {spread_text(region[own])}{tie}"
+        text += f", with λ = {own:g} by {_change(region[own], len(lead))}"
     if whole is not None:
-        tie = " (tie)" if _sign(whole) == 0 else ""
-        text += f"; the whole map with λ = {best:g} by {spread_text(whole)}{tie}"
-    return text + (" (one seed)" if len(lead) == 1 else "")
+        text += f"; the whole map with λ = {best:g} by {_change(whole, len(lead))}"
+    return text + arms.seeds_note(len(lead))
+
+
+def _of_one_seed(
+    region: dict[float, pd.Series], best: float, own: float, whole: pd.Series | None
+) -> str:
+    """The finding where the highest factor has one seed: what was measured, and no verdict."""
+    text = f"λ: highest at {best:g} with {spread_text(region[best])} points{arms.seeds_note(1)}"
+    if best != own and own in region:
+        text += f"; with λ = {own:g} {_change(region[own], 3)}"
+    if whole is not None:
+        text += f"; the whole map with λ = {best:g} {_change(whole, 3)}"
+    return text
 
 
 def _leads(points: pd.DataFrame, letter: str) -> dict[float, pd.Series]:
@@ -74,8 +86,8 @@ def _leads(points: pd.DataFrame, letter: str) -> dict[float, pd.Series]:
     return {factor: own.set_index("seed")["points"] for factor, own in ran.groupby("factor")}
 
 
-def _sign(lead: pd.Series) -> int:
-    return arms.compare(lead, 0 * lead)
+def _change(lead: pd.Series, n: int) -> str:
+    return arms.change_text(lead, 0 * lead, n)
 
 
 def factor_table(
@@ -109,6 +121,7 @@ def factor_table(
     shown = pd.DataFrame(shown)[[*columns, "n"]].fillna("–")
     lines = ["Points are over the student alone, taken seed by seed; n: seeds, region / whole map."]
     used = records[records["run"].isin({*points["run"], f"{prefix}-{BASELINE}"})]
-    lines.append(f"Records: {notes.origin(used)}")
+    counts = [row[f"{letter}_n"] for row in numbers[1:] for letter in LETTERS]
+    lines.append(notes.levels([len(alone), *counts]))
     title = "Factor of the imitation, λ"
-    return Table(title, pd.DataFrame(numbers), shown, tuple(lines))
+    return Table(title, pd.DataFrame(numbers), shown, notes.footnotes(lines, shown, used))

@@ -59,20 +59,27 @@ def psi_finding(points: pd.DataFrame) -> str:
         return "ψ: nothing to compare yet, fewer than two values were run"
     best, second = sorted(means, key=means.get, reverse=True)[:2]
     lead = (by_psi[best] - baseline).dropna()
-    tail = " (one seed)" if len(lead) == 1 else ""
+    few = arms.seeds_note(len(lead))
+    if len(lead) == 1:
+        return f"ψ: highest at {best:g} with {spread_text(lead)} points{few}"
     if arms.compare(by_psi[best], baseline) < 1:
         most = f"best ψ = {best:g}, {spread_text(lead)} points"
-        return f"No ψ is clearly above the student alone: {most}{tail}"
-    clear = len(lead) > 1 and arms.compare(by_psi[best], by_psi[second]) == 1
+        return f"No ψ is clearly above the student alone: {most}{few}"
+    clear = arms.compare(by_psi[best], by_psi[second]) == 1
     text = f"ψ = {best:g} is best with {spread_text(lead)} points over the student"
-    return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{tail}"
+    return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{few}"
 
 
 def printed_psi(table: PublishedTable) -> dict[float, Figure]:
     """A published sweep by psi; the student alone at 1. Its 0 is the whole map, unlike ours."""
+    return {psi: table.rows[name] for name, psi in _printed_places(table).items()}
+
+
+def _printed_places(table: PublishedTable) -> dict[str, float]:
+    """Rows of a published sweep -> psi."""
     named = {name: re.fullmatch(r"psi(\d)(\d)", name) for name in table.rows}
-    sweep = {int(m[1]) + int(m[2]) / 10: table.rows[name] for name, m in named.items() if m}
-    return sweep | ({1.0: table.rows[BASELINE]} if BASELINE in table.rows else {})
+    places = {name: int(m[1]) + int(m[2]) / 10 for name, m in named.items() if m}
+    return places | ({BASELINE: 1.0} if BASELINE in table.rows else {})
 
 
 def psi_table(
@@ -106,8 +113,9 @@ def psi_table(
         numbers.append(row)
         shown.append(text)
     lines = ["Published at ψ = 0: the whole map. Ours: the cells of which an anchor touches a box."]
-    lines += [note for table in printed.values() for note in table.notes()]
-    used = records[records["run"].isin(set(points["run"]))]
-    lines = tuple(dict.fromkeys([*lines, f"Records: {notes.origin(used)}"]))
+    lines.append(notes.levels(row["n"] for row in numbers))
+    lines += [said for table in printed.values() for said in table.notes(_printed_places(table))]
+    used, shown = records[records["run"].isin(set(points["run"]))], pd.DataFrame(shown)
+    lines = notes.footnotes(dict.fromkeys(lines), shown, used)
     title = "Width of the region: share ψ of the best overlap"
-    return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), lines)
+    return Table(title, pd.DataFrame(numbers), shown, lines)

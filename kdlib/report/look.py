@@ -52,6 +52,9 @@ MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
 MARKERS |= {"i": "o", "f": "^", "g": "P", "d": "v", "id": "D"}
 MARKERS |= {"kd": "^", "at": "v", "skd": "P", "intra": "o"}
 MARKERS |= {"intra-std": "v", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
+# Where a line of a title must not end.
+CLOSE = ("(1) ", "(2) ", "(3) ", "(one ", "(two ", "no verdict", " ±", "± ", " %", " points")
+CLOSE += (" =", "= ")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,
@@ -227,7 +230,7 @@ def title(figure: Figure, finding: str, note: str) -> None:
 
 def no_break(text: str) -> str:
     """The text with spaces inside of numbers and names made unbreakable."""
-    for close in ("(1) ", "(2) ", "(3) ", "(one ", " ±", "± ", " %", " points", " =", "= "):
+    for close in CLOSE:
         text = text.replace(close, close.replace(" ", "\N{NO-BREAK SPACE}"))
     return text
 

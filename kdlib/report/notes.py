@@ -1,6 +1,6 @@
 """Footnotes of tables: fair budget, validity of the recipe, and where the records come from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -8,7 +8,13 @@ import pandas as pd
 
 from kdlib.report import arms
 from kdlib.report.arms import ARMS, LABELS, spread_text
+from kdlib.report.published import PublishedTable
 
+WALL_HEADING = "wall, min"
+WALL = "wall: as measured, other work beside it; no cost of a method."
+LEVELS = (
+    "Rows with fewer seeds stand at the level of those seeds: compare the points, not the scores."
+)
 ARM_LABELS = MappingProxyType({name: LABELS[name] for name in ARMS})
 
 
@@ -17,11 +23,13 @@ def budget(
     prefix: str,
     labels: Mapping[str, str] = ARM_LABELS,
     noun: str = "All three ways",
+    start: str = "",
 ) -> str:
     """Whether the ways got the same steps and samples, and were made from the same data.
 
     labels: name of a way (its run is `<prefix>-<name>`) -> what it is called in the sentence.
     noun: all of them, as the subject of the sentence.
+    start: the run that all of them continue from, see `starts`; its steps are told by its record.
     """
     rows = records[records["run"].isin([f"{prefix}-{name}" for name in labels])]
     if rows.empty:
@@ -40,7 +48,9 @@ def budget(
     ran = rows["run"].nunique()
     if ran < len(labels):
         return ""
-    return f"{noun}: {int(rows['steps'].iloc[0]):,} steps and the same number of samples."
+    before = _values(records, start, "steps")
+    after = f" after {before[0]:,} of the common start," if before else ""
+    return f"{noun}: {int(rows['steps'].iloc[0]):,} steps{after} and the same number of samples."
 
 
 def validity(found: dict[str, pd.Series]) -> str:
@@ -52,12 +62,23 @@ def validity(found: dict[str, pd.Series]) -> str:
     if arms.limited_by_training(found):
         verdict = "limited by training: the gap recovered by the other arms is not a fair figure"
     text = f"Longer supervised training closes {spread_text(share, 0, sign=False)} % of the gap"
-    text += " (one seed)" if share.n == 1 else ""
+    text += arms.seeds_note(share.n)
+    if share.n == 1:
+        most = f"{100 * arms.LIMITED_BY_LABELS:.0f} %"
+        return f"{text}; above {most} the student would count as limited by training."
     return f"{text}: the supervised student is {verdict}."
 
 
 def _values(rows: pd.DataFrame, run: str, column: str) -> list[int]:
     return sorted({int(value) for value in rows.loc[rows["run"] == run, column]})
+
+
+def levels(counts: Iterable[int]) -> str:
+    """The caveat on scores where rows have different numbers of seeds; counts: of each row.
+
+    Rows that were not run (0) don't count; nor should a teacher that was made once for all seeds.
+    """
+    return LEVELS if len({count for count in counts if count}) > 1 else ""
 
 
 def origin(records: pd.DataFrame) -> str:
@@ -82,6 +103,29 @@ def origin(records: pd.DataFrame) -> str:
         if f"versions.{name}" in records:
             parts.append(f"{name} {_join(records[f'versions.{name}'])}")
     return "; ".join(parts) + "."
+
+
+def footnotes(
+    lines: Iterable[str],
+    shown: pd.DataFrame,
+    used: pd.DataFrame,
+    published: PublishedTable | None = None,
+    printed: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """The lines, what is to be known of a table's columns and figures, and the records' origin.
+
+    shown: the table; used: its records; printed: rows of the published table that it shows.
+    """
+    lines = [*lines, WALL if WALL_HEADING in shown else ""]
+    if published is not None:
+        lines += published.notes(printed)
+        if not (used["scale"] == "paper").all():
+            lines.append(
+                "Published and ours differ in data, networks and length of training: compare the "
+                "pattern, not the level."
+            )
+    lines.append(f"Records: {origin(used)}")
+    return tuple(line for line in lines if line)
 
 
 def _join(values: pd.Series, length: int | None = None) -> str:

@@ -90,10 +90,11 @@ def pairs_table(
     elif not (used["scale"] == "paper").all():
         said.append("Ours: on simulated KITTI, not on VOC07 or COCO.")
     for name, pair in pairs.items():
-        said += () if pair.variant else published[name].notes()
-    said.append(f"Records: {notes.origin(used)}")
+        said += () if pair.variant else published[name].notes(STEPS)
     frame, shown = (pd.DataFrame(part) for part in zip(*lines, strict=True))
-    return Table("Pairs of Faster R-CNN", frame, shown, tuple(dict.fromkeys(said)))
+    said.append(notes.levels([*frame["baseline_n"], *frame["i_n"]]))
+    said = notes.footnotes(dict.fromkeys(said), shown, used)
+    return Table("Pairs of Faster R-CNN", frame, shown, said)
 
 
 def _row(

@@ -3,7 +3,7 @@
 Files: `published/<paper>.yaml`. The head of a file explains its keys.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,11 @@ TRUST = MappingProxyType(  # mark in tables, and the footnote that explains it
         "pictures": ("◦", "read in pictures of the paper's tables, as a third party keeps them"),
         "derived": ("⁼", "derived: the student's printed figure and the printed change"),
         "plot": ("≈", "read off the paper's plot, good to 0.2 points"),
-        "notes": ("¶", "unverified: read in third-party notes or quotations of the paper"),
+        "notes": (
+            "¶",
+            "unverified: read in issues of the authors' repository, in third-party notes or in "
+            "quotations of the paper",
+        ),
         "unverified": ("‡", "unverified: from memory or from a third party"),
     }
 )
@@ -74,9 +78,14 @@ class PublishedTable:
         gap = teacher - supervised
         return 100 * (student - supervised) / gap if gap else None
 
-    def notes(self) -> tuple[str, ...]:
-        """Footnotes: what each mark means, which split, how the runs were chosen."""
-        used = sorted({figure.trust for figure in self.rows.values()} - {"verified"})
+    def notes(self, shown: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Footnotes: what each mark means, which split, how the runs were chosen.
+
+        shown: rows whose figures a table shows, None for all; marks of others are left out.
+        """
+        names = self.rows if shown is None else shown
+        figures = [self.rows[name] for name in names if name in self.rows]
+        used = sorted({figure.trust for figure in figures} - {"verified"})
         marks = [f"{TRUST[name][0]} {TRUST[name][1]}." for name in used]
         facts = f"Published: split {self.split}; {self.selection}; spread: {self.spread}."
         return (*marks, facts)

@@ -50,6 +50,19 @@ def scores(records: pd.DataFrame, prefix: str, names: tuple[str, ...]) -> dict[s
     return found
 
 
+def room_text(found: Mapping[str, pd.Series], over: str) -> str:
+    """The end of a finding whose teacher is hardly above the baseline; empty where it is.
+
+    over: the baseline in words. Of one seed only the size of the room is told, where it is small.
+    """
+    room = (found["teacher"] - found[BASELINE]).dropna()
+    if len(room) == 1 and room.mean() < arms.SMALLEST_GAP:
+        return f"; little room: the teacher is {spread_text(room)} points over {over}"
+    if len(room) > 1 and arms.compare(found["teacher"], found[BASELINE]) < 1:
+        return f"; the teacher is not clearly above {over} ({spread_text(room)})"
+    return ""
+
+
 def printed_table(
     tables: Mapping[str, PublishedTable], labels: Mapping[str, str], over: str
 ) -> Table:
@@ -67,7 +80,8 @@ def printed_table(
             text |= {f"{column}: points": points_text(points)}
         numbers.append(row)
         shown.append(text)
-    lines = list(dict.fromkeys(note for table in tables.values() for note in table.notes()))
+    said = (note for table in tables.values() for note in table.notes(labels))
+    lines = list(dict.fromkeys(said))
     metric = " and ".join(dict.fromkeys(table.metric for table in tables.values()))
     title = f"Published: {metric} % and points over {over}"
     return Table(title, pd.DataFrame(numbers), pd.DataFrame(shown), tuple(lines))
@@ -163,7 +177,7 @@ def _shown(
     }
     for column, (heading, _, digits) in agreement.items():
         shown[heading] = text(column, digits)
-    shown["wall, min"] = f"{row['wall_min']:.1f}" if ran else "–"
+    shown[notes.WALL_HEADING] = f"{row['wall_min']:.1f}" if ran else "–"
     shown["steps"] = f"{row['steps']:,.0f}" if ran else "–"
     shown["samples seen"] = f"{row['samples_seen']:,.0f}" if ran else "–"
     return shown
@@ -181,18 +195,3 @@ def published_points(printed: Mapping, name: str) -> float:
 def points_text(value: float) -> str:
     """`+1.2`; an en dash for NaN."""
     return "–" if math.isnan(value) else f"{value:+.1f}".replace("-", "−")
-
-
-def footnotes(
-    lines: list[str], used: pd.DataFrame, published: PublishedTable | None
-) -> tuple[str, ...]:
-    """The lines, what is to be known of the published figures, and the records' origin."""
-    if published is not None:
-        lines = [*lines, *published.notes()]
-        if not (used["scale"] == "paper").all():
-            lines.append(
-                "Published and ours differ in data, networks and length of training: compare the "
-                "pattern, not the level."
-            )
-    lines.append(f"Records: {notes.origin(used)}")
-    return tuple(line for line in lines if line)

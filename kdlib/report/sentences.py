@@ -24,39 +24,51 @@ def finding(found: dict[str, pd.Series]) -> str:
     n = len((teacher - supervised + matching).dropna())
     if n == 0:
         return "No finding yet: teacher, (1) and (3) have no seed in common"
-    tail = " (one seed)" if n == 1 else ""
+    few = arms.seeds_note(n)
     lead = (matching - supervised).dropna()
     if not gap.meaningful:
         text = f"function matching {arms.spread_text(lead)} points over supervised training"
-        return f"No gap to recover: {gap.why}; {text}{tail}"
+        return f"No gap to recover: {gap.why}; {text}{few}"
     if arms.limited_by_training(found):
-        share = arms.control_share(found).mean
-        return f"Not a fair test: longer supervised training alone closes {share:.0f} % of the gap"
+        share = arms.control_share(found)
+        closes = f"longer supervised training alone closes {_percent(share)} of the gap"
+        one = "Perhaps not" if share.n == 1 else "Not"
+        return f"{one} a fair test: {closes}{arms.seeds_note(share.n)}"
+    below = arms.spread_text(-lead, sign=False)
     if arms.compare(matching, supervised) < 0:
-        return f"Function matching ends {-lead.mean():.1f} points below supervised training{tail}"
-    if arms.compare(matching, supervised) == 0:
+        return f"Function matching ends {below} points below supervised training{few}"
+    if n > 1 and arms.compare(matching, supervised) == 0:
         return (
-            f"Function matching and supervised training tie ({arms.spread_text(lead)} points){tail}"
+            f"Function matching and supervised training tie ({arms.spread_text(lead)} points){few}"
         )
-    recovered = f"Function matching recovers {gap.spread.mean:.0f} % of the gap"
+    recovered = f"Function matching recovers {_percent(gap.spread)} of the gap"
     other = arms.gap_recovered(teacher, supervised, distil)
     if not other.meaningful:
-        return recovered + tail
-    share = f"{other.spread.mean:.0f} %".replace("-", "−")
-    if arms.compare(matching, distil) > 0:
-        return f"{recovered}; distillation on the labelled images alone {share}{tail}"
+        return recovered + few
+    share = _percent(other.spread)
+    if other.spread.n < n and other.spread.n in arms.FEW:
+        share += f", {arms.FEW[other.spread.n]}"
+    if n == 1 or arms.compare(matching, distil) > 0:
+        return f"{recovered}; distillation on the labelled images alone {share}{few}"
     if arms.compare(matching, distil) < 0:
-        return f"{recovered}, but distillation on the labelled images alone {share}{tail}"
-    return f"{recovered}, no clear lead over distillation on labelled images ({share}){tail}"
+        return f"{recovered}, but distillation on the labelled images alone {share}{few}"
+    return f"{recovered}, no clear lead over distillation on labelled images ({share}){few}"
+
+
+def _percent(share: arms.Spread) -> str:
+    return f"{arms.spread_text(share, 0, sign=False)} %"
 
 
 def agreement_finding(agreement: Mapping[str, pd.Series]) -> str:
     """Who agrees most with the teacher, as far as the seeds tell."""
     known = [name for name in ARMS if len(agreement.get(name, ()))]
+    others = [name for name in known if name != "matching"]
     if len(known) < 2:
         return "Agreement with the teacher"
     if "matching" in known:
-        others = [name for name in known if name != "matching"]
+        alike = [(agreement["matching"] - agreement[name]).dropna() for name in others]
+        if min(map(len, alike)) < 2:  # one seed tells nothing
+            return "Agreement with the teacher"
         signs = {arms.compare(agreement["matching"], agreement[name]) for name in others}
         if signs == {1}:
             return "Function matching agrees most"
@@ -87,19 +99,22 @@ def curve_finding(points: pd.DataFrame, kind: str, score: str = "mIoU") -> str:
         change = arms.spread_text(last - first)
         sign = arms.compare(last, first)
         span = f"from {low:.3g}× to {high:.3g}× the labelled images"
+        few = arms.seeds_note(len(last))
+        if len(last) == 1:
+            return f"{span.capitalize()}: {change} {score} points{few}"
         words = {
             1: f"More unlabelled frames help: {change} {score} points {span}",
             0: f"More unlabelled frames do not clearly help: {change} {score} points {span}",
             -1: f"More unlabelled frames hurt: {change} {score} points {span}",
         }
-        return words[sign] + (" (one seed)" if len(last) == 1 else "")
+        return words[sign] + few
     factor = max(f for _, _, f in changes.values())
     listed = [
         f"{SHORT[arm]} {arms.spread_text(last - first)}"
         for arm, (last, first, _) in reversed(changes.items())
     ]
-    one = " (one seed)" if all(len(last) == 1 for last, _, _ in changes.values()) else ""
-    return f"{factor:g}× the steps change {score} by: {', '.join(listed)} points{one}"
+    few = arms.seeds_note(max(len(last) for last, _, _ in changes.values()))
+    return f"{factor:g}× the steps change {score} by: {', '.join(listed)} points{few}"
 
 
 def _same_lengths(points: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from kdlib.report import arms, measure, notes
+from kdlib.report import arms, measure, notes, starts
 from kdlib.report.arms import ARMS, LABELS, Spread, spread_text
 from kdlib.report.measure import Measure
 from kdlib.report.published import PublishedTable
@@ -68,7 +68,13 @@ def function_matching_table(
         shown = shown[[column for column in columns if column in shown]]
     used = records[records["run"].isin([f"{prefix}-{name}" for name in names])]
     title = title or f"{published.title if published else prefix}: published and replicated"
-    return Table(title, frame, shown, tuple(_notes(records, found, prefix, published, used)))
+    lines = [
+        "Ours: mean ± standard deviation over n seeds. Gap recovered = (student − (1)) / "
+        "(teacher − (1)), taken for each seed; over 100 % means above the teacher.",
+        notes.levels(len(found[name]) for name in names if name not in arms.SHARED),
+        *_notes(records, found, prefix),
+    ]
+    return Table(title, frame, shown, notes.footnotes(lines, shown, used, published, names))
 
 
 def _row(
@@ -132,7 +138,7 @@ def _shown(
     for column, (heading, _, digits) in agreement.items():
         value = Spread(row[column], row[f"{column}_sd"], row[f"{column}_n"])
         shown[heading] = spread_text(value, digits, sign=False)
-    shown["wall, min"] = f"{row['wall_min']:.1f}" if ran else "–"
+    shown[notes.WALL_HEADING] = f"{row['wall_min']:.1f}" if ran else "–"
     shown["steps"] = f"{row['steps']:,.0f}" if ran else "–"
     shown["samples seen"] = f"{row['samples_seen']:,.0f}" if ran else "–"
     if not ran:
@@ -140,34 +146,18 @@ def _shown(
     return shown
 
 
-def _notes(
-    records: pd.DataFrame,
-    found: dict[str, pd.Series],
-    prefix: str,
-    published: PublishedTable | None,
-    used: pd.DataFrame,
-) -> list[str]:
-    lines = [
-        "Ours: mean ± standard deviation over n seeds. Gap recovered = (student − (1)) / "
-        "(teacher − (1)), taken for each seed; over 100 % means above the teacher."
-    ]
+def _notes(records: pd.DataFrame, found: dict[str, pd.Series], prefix: str) -> list[str]:
+    """Whether the comparison is fair, and what stands for several seeds."""
+    lines = []
     gap = arms.gap_recovered(found["teacher"], found["supervised"], found["supervised"])
     if not gap.meaningful and gap.why != "not run":
         lines.append(f"Gap recovered is not meaningful here: {gap.why}.")
-    lines += [notes.budget(records, prefix), notes.validity(found)]
+    lines += [starts.budget(records, prefix), notes.validity(found)]
     for name in arms.SHARED:
         seeds = len(arms.by_seed(records, f"{prefix}-{name}"))
         if seeds == 1 and len(found[name]) > 1:
             lines.append(f"One {LABELS[name]} for all seeds.")
-    if published is not None:
-        lines += published.notes()
-        if not (used["scale"] == "paper").all():
-            lines.append(
-                "Published and ours differ in data, networks and length of training: compare the "
-                "pattern, not the level."
-            )
-    lines.append(f"Records: {notes.origin(used)}")
-    return [line for line in lines if line]
+    return lines
 
 
 def curve_runs(kind: str, prefix: str) -> list[tuple[str, float, str]]:
@@ -248,12 +238,13 @@ def curve_table(
         rows.append(row)
         shown.append(text)
     used = records[records["run"].isin(_runs(kind, prefix))]
-    lines = (
+    lines = [
         "Mean ± standard deviation over n seeds; (1) = supervised at the arms' own length.",
-        f"Records: {notes.origin(used)}",
-    )
+        notes.levels(row["n"] for row in rows),
+    ]
     title = {"pool": "Number of unlabelled images", "schedule": "Length of training"}[kind]
-    return Table(title, pd.DataFrame(rows), pd.DataFrame(shown), lines)
+    shown = pd.DataFrame(shown)
+    return Table(title, pd.DataFrame(rows), shown, notes.footnotes(lines, shown, used))
 
 
 def _heading(kind: str) -> str:

@@ -20,12 +20,13 @@ from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.metrics import lanes as rules
-from kdlib.report import affinity, arms, ledger, look, notes, published
+from kdlib.report import affinity, arms, ledger, look, published
 from kdlib.report import affinity_figures as figures
 from kdlib.report import affinity_tables as tables
 from kdlib.report.affinity_parts import part_table
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -148,8 +149,8 @@ for name in full:
     own, place = affinity.of_student(records, benchmark, name)
     found = affinity.scores(records, benchmark, name)
     room = (found["teacher"] - found["baseline"]).dropna()
-    budget = notes.budget(own, place, dict(affinity.ROWS), "all five rows")
-    print(f"{affinity.STUDENTS[name]}: {budget}")
+    said = budget(own, place, dict(affinity.ROWS), "all five rows")
+    print(f"{affinity.STUDENTS[name]}: {said}")
     print(f"  teacher over labels alone: {arms.spread_text(room)} points, n = {len(room)}")
 
 # %% [markdown]
@@ -167,9 +168,10 @@ scenes = figures.part_figure(records, benchmark=benchmark, student=student)
 scenes
 
 # %% [markdown]
-# The published columns are networks without a teacher, to show which scenarios are hard: night, and
-# streets whose lines are worn off. Where few reported stills belong to a scenario its bar jumps
-# from seed to seed. At crossroads nothing is labelled, and every lane that is found is an error.
+# The published columns are networks without this teacher, to show which scenarios are hard: night,
+# and streets whose lines are worn off; the ENet among them learnt from its own attention as well.
+# Where few reported stills belong to a scenario its bar jumps from seed to seed. At crossroads
+# nothing is labelled, and every lane that is found is an error.
 #
 # ## The other two benchmarks
 
@@ -299,7 +301,10 @@ display(Markdown("\n".join(f"> - {one}." for one in rest)))
 
 # %% [markdown]
 # The sentences are written by `kdlib.report.affinity` from the records, whichever way they fall.
-# They say "tie" when the seeds do not agree.
+# They say "tie" where the seeds differ in sign, or where the mean difference is not above its
+# standard deviation. That is a weak rule: with no true difference it still finds one in about 21 %
+# of cases with three seeds, in 39 % with two. Treat a difference of about one deviation as a hint.
+# Of one seed they give the numbers and no verdict.
 #
 # ## Deviation ledger
 #
@@ -323,5 +328,8 @@ print("ok: on CULane 85 % of the printed gap is recovered; every deviation has i
 #    class weights like the cross entropy's. Does it close up?
 # 2. **A teacher as good as its student.** Train the teacher for a third of its steps. Which rows
 #    still gain?
-# 3. **The price.** Divide the points of each row by its additional minutes in the full table. What
-#    would labels alone do with these minutes?
+# 3. **The price.** The minutes in the full table were taken beside other work. `python -m
+#    benchmarks.step` takes the CPU time of a step, in turns with a bare pass of the networks, so
+#    that a busy machine disturbs both alike. It times function matching on random pictures: give it
+#    this page's rows and a source with labels, and divide the points of each row by what its step
+#    costs more. What would labels alone do with that time?

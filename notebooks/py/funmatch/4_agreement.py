@@ -116,6 +116,11 @@ pool = figures.curve(records, "pool", prefix=prefix)
 pool
 
 # %% [markdown]
+# The title says "not clearly" where the seeds differ in sign, or where the mean difference is not
+# above its standard deviation. That is a weak rule: with no true difference it still finds one in
+# about 21 % of cases with three seeds, in 39 % with two. Treat a difference of about one deviation
+# as a hint.
+#
 # Two things to look for. Does the right panel still rise at its right end? Then even more frames
 # would bring the student closer to its teacher. And does the left panel follow it? Where agreement
 # rises and mIoU does not, the student is learning the teacher's mistakes.

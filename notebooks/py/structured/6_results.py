@@ -16,10 +16,11 @@ from IPython.display import Markdown, display
 from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
-from kdlib.report import ablation, arms, ledger, look, notes, pictures, published
+from kdlib.report import ablation, arms, ledger, look, pictures, published
 from kdlib.report import ablation_figures as figures
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
+from kdlib.report.starts import budget
 
 # %%
 root = config.repository()
@@ -103,7 +104,7 @@ headline
 
 # %%
 found = ablation.scores(records, prefix)
-print(notes.budget(records, prefix, dict(ablation.ROWS), "All four rows"))
+print(budget(records, prefix, dict(ablation.ROWS), "All four rows"))
 lead = (found["teacher"] - found["baseline"]).dropna()
 print(f"Teacher over labels alone: {arms.spread_text(lead)} points, n = {len(lead)}")
 
@@ -199,7 +200,9 @@ display(Markdown(f"> **{sentence}.** (scale {scale})"))
 
 # %% [markdown]
 # The sentence is written by `kdlib.report.ablation` from the records, whichever way they fall. It
-# says "tie" when the seeds do not agree.
+# says "tie" where the seeds differ in sign, or where the mean difference is not above its standard
+# deviation. That is a weak rule: with no true difference it still finds one in about 21 % of cases
+# with three seeds, in 39 % with two. Treat a difference of about one deviation as a hint.
 #
 # ## Deviation ledger
 #
@@ -222,5 +225,8 @@ print("ok: every deviation has its reason")
 #    nodes that the paper means. How many pairs are there now, and does the pair-wise row move?
 # 2. **Another normalisation.** Run the rows with `weights: conference`. With 19 classes and batches
 #    of 8, how much smaller is its pixel-wise term per pixel? Which row changes most, and why?
-# 3. **The price of a term.** Divide the points of each row over the one above by the additional
-#    minutes in `table.md`. What would the baseline do with these minutes?
+# 3. **The price of a term.** The minutes in `table.md` were taken beside other work. `python -m
+#    benchmarks.step` takes the CPU time of a step, in turns with a bare pass of the networks, so
+#    that a busy machine disturbs both alike. It times function matching on random pictures: give it
+#    this page's rows and a source with labels, and divide the points of each row over the one above
+#    by what its step costs more. What would the baseline do with that time?
