@@ -8,11 +8,12 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-CORES := $(shell nproc)
+# nproc says no more than OMP_NUM_THREADS, which the tests and some users set to 1.
+CORES := $(shell env -u OMP_NUM_THREADS nproc)
 JOBS ?= $(if $(shell command -v nvidia-smi),1,$(CORES))
 
-# No stage of one paper writes what another's reads. The longest first, so that none is left over at the end.
-PAPERS := affinity imitation funmatch structured
+# The longest first, so that none is left over at the end.
+PAPERS := affinity funmatch imitation structured
 # Small networks gain nothing from a second thread: a core is better spent on another paper.
 THREADS = $(shell echo $$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
 
@@ -29,7 +30,7 @@ export JUPYTER_PLATFORM_DIRS := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup data repro unlock evidence test lab lint clean distclean
+.PHONY: help setup data repro $(PAPERS:%=repro-%) unlock evidence test lab lint clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,13 +41,19 @@ setup: $(READY)  ## make .venv with the locked packages (once; 6 GB on Linux)
 data: $(READY)  ## restore data/: pull it where a DVC remote has it, else render it; check its hash
 	@python -m kdlib.simulate restore
 
-# The inputs first, one after the other: they read data/, which DVC then refuses to another process. xargs goes on
-# with the other papers after a 1, but not after DVC's 255.
+# The inputs first, one after the other: they read data/, which DVC then refuses to another process. A paper that fails
+# does not stop the others.
 repro: data unlock  ## run the main job: frames, teacher, students, tables and figures
 	@dvc repro code $(PAPERS:%=%-inputs)
-	@printf '%s\n' $(PAPERS) | OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} \
-	  xargs -P $(JOBS) -I{} $(SHELL) -c "dvc --wait-for-lock repro --glob '{}-*' || exit 1"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(MAKE) -k -j $(JOBS) $(PAPERS:%=repro-%)
 	@dvc repro
+
+$(PAPERS:%=repro-%):
+	@dvc --wait-for-lock repro --glob '$(@:repro-%=%)-*'
+
+# It starts from weights of function matching. DVC looks at all stages before those that it is asked for, and refuses
+# while another process is at work on one of them.
+repro-structured: repro-funmatch
 
 evidence: data unlock  ## run the further seeds, pool sizes and schedules behind the committed figures (hours)
 	@dvc repro evidence/dvc.yaml

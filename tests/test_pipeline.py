@@ -144,6 +144,15 @@ def test_make_knows_every_paper_that_has_stages(stages):
     assert sorted(named) == sorted({name.split("-")[0] for name in main})
 
 
+def test_make_lets_a_paper_wait_for_one_that_it_starts_from(stages):
+    """DVC refuses to look at stages that another process is at work on."""
+    main = {n.removeprefix("code@"): s for n, s in stages.items() if "evidence/" not in n}
+    paper = {_relative(out): name.split("-")[0] for name, s in main.items() for out in s[2]}
+    needs = {(n.split("-")[0], paper[dep]) for n, s in main.items() for dep in s[1] if dep in paper}
+    waits = re.findall(r"^repro-(\w+): repro-(\w+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert set(waits) == {(one, other) for one, other in needs if one != other}
+
+
 # -- The import closure ----------------------------------------------------------------------------
 
 
