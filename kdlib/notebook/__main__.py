@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Notebooks are checked by jsonschema, which builds a grammar of web addresses where it finds
+    # this package: a second of every stage, for a format that no notebook has.
+    sys.modules.setdefault("rfc3987_syntax", None)
     from kdlib.notebook import launch
 
     names = ("run", "scale", "seed")
