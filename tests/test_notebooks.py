@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from kdlib import unlabelled
+from kdlib.config import load_run
 from kdlib.notebook import NotebookError, check_tree, launch, pairs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,11 +85,36 @@ def test_text_and_notebook_are_in_order(text):
     assert not pairs.problems(text, ROOT)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", TEXTS, ids=IDS)
-def test_notebook_runs_and_prints_what_is_stored(text):
+# Papers side by side. A page makes the runs that it needs and that are missing: so the pages of a
+# paper follow one another, and those of structured distillation follow the one whose weights they
+# start from.
+LANES = (("funmatch", "imitation"), ("affinity", "structured"))
+FIRST = {"structured": ROOT / "notebooks/py/funmatch/2_teacher.py"}
+
+
+@pytest.fixture(scope="module")
+def nbval(request):
+    """nbval of every page that a test asks for, at work in the background: text -> its future."""
+    tests = [item for item in request.session.items if "nbval" in item.fixturenames]
+    wanted = {item.callspec.params["text"] for item in tests}
+    unlabelled.require_data(load_run("funmatch-frames", scale="smoke"), ROOT)  # not by two at once
+    pages: dict[Path, Future] = {}
+    with contextlib.ExitStack() as stack:
+        for papers in LANES:
+            lane = stack.enter_context(ThreadPoolExecutor(1))
+            for text in (t for paper in papers for t in TEXTS if t.parent.name == paper):
+                if text in wanted:
+                    pages[text] = lane.submit(_nbval, text, pages.get(FIRST.get(text.parent.name)))
+        yield pages
+        for page in pages.values():
+            page.cancel()
+
+
+def _nbval(text: Path, first: Future | None) -> subprocess.CompletedProcess:
     """nbval-lax at the default parameters, in the notebook's own folder, as JupyterLab runs it."""
-    done = subprocess.run(
+    if first is not None:
+        wait([first])
+    return subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300"),
@@ -97,6 +125,12 @@ def test_notebook_runs_and_prints_what_is_stored(text):
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", TEXTS, ids=IDS)
+def test_notebook_runs_and_prints_what_is_stored(text, nbval):
+    done = nbval[text].result()
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
