@@ -594,21 +594,21 @@ FACTORS = {"i_weight20": (0.50, 0.50, 0.52), "f_weight20": (0.39, 0.44, 0.40)}
 
 
 def test_the_factors_stand_between_no_imitation_and_the_largest(tmp_path):
-    records = letters(tmp_path, **LETTERS, **FACTORS, i_weight3=(0.43,), i_psi02=(0.8, 0.8, 0.8))
-    points = imitation_factor.factor_points(records, 0.5)
+    records = letters(tmp_path, **LETTERS, **FACTORS, i_weight05=(0.43,), i_psi02=(0.8, 0.8, 0.8))
+    points = imitation_factor.factor_points(records, 3.0)
     places = points[points["seed"] == 0][["letter", "factor", "points"]].to_numpy().tolist()
     assert [place[:2] for place in places] == [
-        ["f", 0.5], ["f", 20.0], ["i", 0.5], ["i", 3.0], ["i", 20.0]
+        ["f", 3.0], ["f", 20.0], ["i", 0.5], ["i", 3.0], ["i", 20.0]
     ]  # fmt: skip
-    assert [place[2] for place in places] == pytest.approx([-2.0, -1.0, 6.0, 3.0, 10.0])
-    rows = imitation_factor.factor_table(records, 0.5).shown.set_index("λ")
+    assert [place[2] for place in places] == pytest.approx([-2.0, -1.0, 3.0, 6.0, 10.0])
+    rows = imitation_factor.factor_table(records, 3.0).shown.set_index("λ")
     assert rows.index.tolist() == ["0 (student alone)", "0.5", "3", "20"]
     assert rows.loc["0 (student alone)"].tolist() == ["41.0 ± 1.0", "–", "–", "–", "3"]
     assert rows.loc["20"].tolist() == [
         "50.7 ± 1.2", "+9.7 ± 1.5", "41.0 ± 2.6", "+0.0 ± 1.7", "3 / 3"
     ]  # fmt: skip
-    assert rows.loc["3", "whole map: mAP %"] == "not run" and rows.loc["3", "n"] == "1 / 0"
-    assert notes.LEVELS in imitation_factor.factor_table(records, 0.5).notes
+    assert rows.loc["0.5", "whole map: mAP %"] == "not run" and rows.loc["0.5", "n"] == "1 / 0"
+    assert notes.LEVELS in imitation_factor.factor_table(records, 3.0).notes
 
 
 @pytest.mark.parametrize(

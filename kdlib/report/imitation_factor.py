@@ -2,8 +2,9 @@
 
 Fact sheet feature_imitation, section 2: the paper does not give its factor, the released ones do
 not carry over to other networks, and their author advises to bring both losses to a similar level
-first. `<prefix>-i-weight10` imitates the region with lambda = 10, `<prefix>-f-weight10` the whole
-map. Scores are percentages, differences are points over the student alone and paired by seed.
+first. `<prefix>-i-weight20` imitates the region with lambda = 20, `<prefix>-f-weight05` the whole
+map with 0.5. Scores are percentages, differences are points over the student alone and paired by
+seed.
 """
 
 import math
@@ -39,12 +40,17 @@ def factor_points(
         named = re.fullmatch(re.escape(prefix) + r"-([if])(?:-weight(\d+))?", run)
         if not named:
             continue
-        factor = float(named[2]) if named[2] else own
+        factor = _factor(named[2]) if named[2] else own
         for seed, score in (100 * arms.by_seed(records, run)).items():
             row = {"letter": named[1], "factor": factor, "run": run, "seed": seed, "score": score}
             found.append(row | {"points": score - baseline.get(seed, math.nan)})
     found = pd.DataFrame(found, columns=COLUMNS)
     return found.sort_values(["letter", "factor", "seed"], ignore_index=True)
+
+
+def _factor(digits: str) -> float:
+    """`20` is 20; `05` is 0.5, as in the names of the sweep over psi."""
+    return float(f"0.{digits[1:]}" if digits.startswith("0") else digits)
 
 
 def factor_finding(points: pd.DataFrame, own: float) -> str:
