@@ -128,31 +128,39 @@ display(*curves.values())
 #
 # Three stills of the reported split, spread evenly over it and not chosen. Each takes two lines.
 # Above: the picture, then the answers of teacher and students. Below: the truth, where the teacher
-# is wrong, and where each student differs from the *teacher*.
+# is wrong, and where each student differs from the *teacher*. Without the weights of all rows there
+# is no figure.
 
 # %%
 cfg = runs["teacher"]
 layout, fabric = layouts.get(cfg.data.layout), runtime.fabric(cfg.schedule.precision)
-stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
-chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+made = all((root / one.folder / "model.safetensors").is_file() for one in runs.values())
+chosen = []
+if made:
+    stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
+    chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+print(f"{len(chosen)} stills" if made else "no pictures: weights of a row are not there")
+
+# %%
 images = [layout.read_image(still.image) for still in chosen]
 truth = [layout.read_label(still.label) for still in chosen]
 seen = {}
-for arm, one in runs.items():
+for arm, one in runs.items() if made else ():
     network, _ = experiment.load_network(one, root, fabric)
     seen[arm] = [evaluation.predict(network, i, one.data.size, fabric) for i in images]
 
 # %%
-students = {arms.SHORT[arm]: seen[arm] for arm in arms.ARMS}
-grid = pictures.comparison_grid(
-    images,
-    truth,
-    seen["teacher"],
-    students,
-    layout.PALETTE,
-    classes=layout.CLASSES,
-    names=[still.id for still in chosen],
-)
+grid = None
+if made:
+    grid = pictures.comparison_grid(
+        images,
+        truth,
+        seen["teacher"],
+        {arms.SHORT[arm]: seen[arm] for arm in arms.ARMS},
+        layout.PALETTE,
+        classes=layout.CLASSES,
+        names=[still.id for still in chosen],
+    )
 grid
 
 # %% [markdown]
@@ -171,7 +179,7 @@ table.save(out / "table")
 short.save(out / "short")
 book.save(out / "ledger")
 saved = {"headline": headline, "classes": classes, **curves}
-saved |= {} if cfg.data.root.startswith("external/") else {"pictures": grid}
+saved |= {"pictures": grid} if made and not cfg.data.root.startswith("external/") else {}
 for name, figure in saved.items():
     look.save(figure, out / f"{name}.png")
 text = sentences.finding(found) + ".\n\n" + notes.validity(found) + "\n"

@@ -127,30 +127,39 @@ classes
 #
 # Three stills of the reported split, spread evenly over it and not chosen. Each takes two lines.
 # Above: the picture, then the answers of teacher and students. Below: the truth, where the teacher
-# is wrong, and where each student differs from the *teacher*.
+# is wrong, and where each student differs from the *teacher*. Without the weights of all rows there
+# is no figure.
 
 # %%
 cfg = runs["teacher"]
 layout, fabric = layouts.get(cfg.data.layout), runtime.fabric(cfg.schedule.precision)
-stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
-chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+made = all((root / one.folder / "model.safetensors").is_file() for one in runs.values())
+chosen = []
+if made:
+    stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
+    chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+print(f"{len(chosen)} stills" if made else "no pictures: weights of a row are not there")
+
+# %%
 images = [layout.read_image(still.image) for still in chosen]
 truth = [layout.read_label(still.label) for still in chosen]
 seen = {}
-for name, one in runs.items():
+for name, one in runs.items() if made else ():
     network, _ = experiment.load_network(one, root, fabric)
     seen[name] = [evaluation.predict(network, i, one.data.size, fabric) for i in images]
 
 # %%
-grid = pictures.comparison_grid(
-    images,
-    truth,
-    seen["teacher"],
-    {figures.SHORT[name]: seen[name] for name in ablation.ROWS},
-    layout.PALETTE,
-    classes=layout.CLASSES,
-    names=[still.id for still in chosen],
-)
+grid = None
+if made:
+    grid = pictures.comparison_grid(
+        images,
+        truth,
+        seen["teacher"],
+        {figures.SHORT[name]: seen[name] for name in ablation.ROWS},
+        layout.PALETTE,
+        classes=layout.CLASSES,
+        names=[still.id for still in chosen],
+    )
 grid
 
 # %% [markdown]
@@ -185,7 +194,7 @@ for name, one in kept.items():
     one.save(out / name)
 saved = {"headline": headline, "classes": classes}
 # pictures of other people's data sets stay in the executed notebook
-saved |= {} if cfg.data.root.startswith("external/") else {"pictures": grid}
+saved |= {"pictures": grid} if made and not cfg.data.root.startswith("external/") else {}
 for name, figure in saved.items():
     look.save(figure, out / f"{name}.png")
 sentence = ablation.finding(records, prefix=prefix)
