@@ -176,11 +176,6 @@ def finding(
     gap = arms.gap_recovered(found["teacher"], found[BASELINE], found["intra"])
     if sign == 1 and gap.meaningful:
         text += f", {spread_text(gap.spread, 0, sign=False)} % of the gap to its teacher"
-    against = [
-        f"{rival} {arms.change_text(found['intra'], found[name], len(lead))}"
-        for name, rival in RIVALS.items()
-        if len((found["intra"] - found[name]).dropna())
-    ]
-    if against:
-        text += f"; against {', '.join(against)}"
+    if against := rows.against_text(found, "intra", RIVALS):
+        text += f"; against {against}"
     return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))

@@ -90,13 +90,8 @@ def finding(
     }[sign]
     if len(lead) == 1:
         text = f"Imitating the region: {spread_text(lead)} points over the student alone"
-    against = [
-        f"{rival} {arms.change_text(found['i'], found[name], len(lead))}"
-        for name, rival in RIVALS.items()
-        if len((found["i"] - found[name]).dropna())
-    ]
-    if against:
-        text += f"; the region against {', '.join(against)}"
+    if against := rows.against_text(found, "i", RIVALS):
+        text += f"; the region against {against}"
     if len((found["id"] - found["i"]).dropna()):
         added = arms.change_text(found["id"], found["i"], len(lead))
         text += f"; scores added to the region {added}"

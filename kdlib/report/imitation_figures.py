@@ -125,7 +125,7 @@ def factor_figure(
         axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
         axis.set_xticks(range(len(factors)), [f"{factor:g}" for factor in factors])
         axis.set_xlabel("λ, factor of the imitation (the line at 0: the student alone)")
-        axis.set_ylabel("mAP, points over the student")
+        axis.set_ylabel(f"{measure.of(records, prefix).name}, points over the student")
         axis.legend(fontsize=9)
         sns.despine(ax=axis)
         look.empty(axis, len(points) > 0)

@@ -50,6 +50,20 @@ def scores(records: pd.DataFrame, prefix: str, names: tuple[str, ...]) -> dict[s
     return found
 
 
+def against_text(found: Mapping[str, pd.Series], name: str, rivals: Mapping[str, str]) -> str:
+    """`soft targets +1.5 ± 2.3 (tie), attention +1.8 ± 0.4`: a row minus each rival that was run.
+
+    rivals: row -> what the sentence calls it. Seeds are told where the rival has fewer than the row
+    has in common with the baseline.
+    """
+    n = len((found[name] - found[BASELINE]).dropna())
+    return ", ".join(
+        f"{said} {arms.change_text(found[name], found[rival], n)}"
+        for rival, said in rivals.items()
+        if len((found[name] - found[rival]).dropna())
+    )
+
+
 def room_text(found: Mapping[str, pd.Series], over: str) -> str:
     """The end of a finding whose teacher is hardly above the baseline; empty where it is.
 
