@@ -92,6 +92,10 @@ LANES = (("funmatch", "imitation"), ("affinity", "structured"))
 FIRST = {"structured": ROOT / "notebooks/py/funmatch/2_teacher.py"}
 
 
+def test_every_paper_has_a_lane():
+    assert {text.parent.name for text in TEXTS} == {paper for lane in LANES for paper in lane}
+
+
 @pytest.fixture(scope="module")
 def nbval(request):
     """nbval of every page that a test asks for, at work in the background: text -> its future."""
