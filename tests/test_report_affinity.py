@@ -263,6 +263,24 @@ def test_a_gap_that_is_too_small_gives_no_share(tmp_path, paper):
     assert "of the gap" not in affinity.finding(records)
 
 
+def test_a_start_that_had_learnt_little_is_told(tmp_path, paper):
+    rows = {"baseline": (0.80, 0.82), "kd": (0.70, 0.70), "intra": (0.82, 0.81)}
+    write(tmp_path, culane, "culane", "enet", start=(0.36, 0.38), **rows)
+    records = erfnet(tmp_path, start=(0.59, 0.60, 0.61))
+    note = "the common start stands at 37.0, labels alone then reach 81.0"
+    one = affinity_tables.student_table(records, paper, student="enet")
+    assert sum(note[1:] in text for text in one.notes) == 1
+    both = affinity_tables.overview_table(records, paper)
+    (said,) = [text for text in both.notes if "common start stands" in text]
+    assert said.startswith(f"ENet: {note}")
+    said = "; the common start had hardly learnt the task"
+    assert said in affinity.finding(records, student="enet")
+    assert not any(
+        "start stands" in text for text in affinity_tables.student_table(records, paper).notes
+    )
+    assert "hardly" not in affinity.finding(records)
+
+
 def test_all_students_side_by_side(tmp_path, paper):
     write(tmp_path, culane, "culane", "enet", baseline=(0.50, 0.51), intra=(0.50, 0.52))
     shown = affinity_tables.overview_table(erfnet(tmp_path), paper)

@@ -15,6 +15,7 @@ from kdlib.report import (
     boxes,
     figures,
     imitation,
+    imitation_costs,
     imitation_factor,
     imitation_figures,
     look,
@@ -455,8 +456,8 @@ def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
         (
             {},
             "Imitating the region lifts the student by 6.0 ± 1.0 points; the region against the "
-            "whole map +9.0 ± 2.6, the boxes +2.7 ± 1.5, the scores +5.0 ± 0.0; scores added to "
-            "the region −0.7 ± 0.6 (tie)",
+            "whole map with the same λ +9.0 ± 2.6, the boxes +2.7 ± 1.5, the scores +5.0 ± 0.0; "
+            "scores added to the region −0.7 ± 0.6 (tie)",
         ),
         (
             {"i": (0.41, 0.40, 0.42), "f": (), "g": (), "d": (), "id": ()},
@@ -465,7 +466,7 @@ def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
         (
             {"i": (0.35, 0.37, 0.36), "g": (), "d": (), "id": ()},
             "Imitating the region costs the student 5.0 ± 0.0 points; the region against the "
-            "whole map −2.0 ± 1.7 (tie)",
+            "whole map with the same λ −2.0 ± 1.7 (tie)",
         ),
         (
             {"teacher": (0.41,), "f": (), "g": (), "d": (), "id": ()},
@@ -480,13 +481,13 @@ def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
         (
             {"teacher": (0.405,), "baseline": (0.4,), "i": (0.39,), "g": (), "d": (), "id": ()},
             "Imitating the region: −1.0 points over the student alone; the region against the "
-            "whole map +1.0; little room: the teacher is +0.5 points over the student (one seed, "
-            "no verdict)",
+            "whole map with the same λ +1.0; little room: the teacher is +0.5 points over the "
+            "student (one seed, no verdict)",
         ),
         (
             {"f": (0.38,), "g": (0.46, 0.44), "d": (), "id": ()},
             "Imitating the region lifts the student by 6.0 ± 1.0 points; the region against the "
-            "whole map +8.0 (one seed), the boxes +1.5 ± 2.1 (tie, two seeds)",
+            "whole map with the same λ +8.0 (one seed), the boxes +1.5 ± 2.1 (tie, two seeds)",
         ),
     ],
 )
@@ -707,6 +708,50 @@ def test_a_box_takes_the_partner_that_it_overlaps_most():
     nothing = boxes.labelled(truth_of([], [], []))
     alone = boxes.difference(boxes.shown(found_of([A], [0], [0.9])), nothing)
     assert alone.extra.tolist() == [True] and alone.missed.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("region", "extra"),
+    [([0, 0, 10, 5], False), ([0, 0, 10, 4.9], True), ([-50, -50, 50, 50], False)],
+)
+def test_what_lies_in_an_ignored_region_is_not_added(region, extra):
+    reference = boxes.labelled(truth_of([B], [0], [False]))
+    own = boxes.shown(found_of([A], [0], [0.9]))
+    apart = boxes.difference(own, reference, ignored=np.array([region, [99, 99, 99, 99]]))
+    assert apart.extra.tolist() == [extra] and apart.missed.tolist() == [True]
+    assert boxes.difference(own, reference, ignored=np.empty((0, 4))).extra.tolist() == [True]
+
+
+def test_only_what_is_added_to_the_truth_is_excused_by_ignored_regions():
+    truth = truth_of([A], [-1], [True])
+    grid = boxes.comparison_grid(
+        [IMAGE],
+        [truth],
+        [found_of([A], [0], [0.9])],
+        {"student": [found_of([A, C], [0, 0], [0.9] * 2)]},
+    )
+    words = [axis.get_xlabel() + axis.get_title() for axis in grid.axes]
+    words += [text.get_text() for axis in grid.axes for text in axis.texts]
+    assert any("against truth: misses 0, adds 0" in text for text in words)
+    assert any("against teacher: misses 0, adds 1" in text for text in words)
+
+
+def test_the_costs_of_cells_tell_where_the_loss_of_the_whole_map_lies():
+    cost = np.ones((2, 5, 10))
+    region = np.zeros((2, 5, 10), bool)
+    region[:, 4], cost[:, 4], cost[0, 0, 3] = True, 0.25, 901
+    finding = imitation_costs.cost_finding(cost, region)
+    assert finding == (
+        "The dearest 1 % of the cells are 91 % of the whole map's loss; a cell costs 0.25 in the "
+        "region, 12 beyond it"
+    )
+    shown = imitation_costs.cost_figure(cost, region)
+    assert plain(shown.get_suptitle()) == finding
+    assert [bar.get_width() for bar in shown.axes[2].patches] == pytest.approx([46, 1, 1, 1, 0.25])
+    assert imitation_costs.cost_finding(cost, ~region).endswith("12 in the region, 0.25 beyond it")
+    assert "costs" not in imitation_costs.cost_finding(cost, region & False)
+    assert "0 everywhere" in imitation_costs.cost_finding(0 * cost, region)
+    assert imitation_costs.cost_figure(0 * cost, region)._repr_png_()
 
 
 def rectangles(axis) -> list[tuple]:

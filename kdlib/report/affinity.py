@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from kdlib.report import arms, measure, rows
+from kdlib.report import arms, measure, rows, starts
 from kdlib.report.arms import spread_text
 from kdlib.report.measure import Measure
 from kdlib.report.published import Published, PublishedTable
@@ -153,7 +153,8 @@ def finding(
     """What the records of one student show, in a sentence that follows the numbers.
 
     IntRA-KD against labels alone, then against its rivals; "tie" by the rule of `arms.compare`;
-    the gap recovered where it means something. Of one seed the numbers and no verdict.
+    the gap recovered where it means something; and whether the common start had learnt little
+    (`starts.early`). Of one seed the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), benchmark, student)
     who, where = STUDENTS[student], BENCHMARKS[benchmark]
@@ -178,4 +179,6 @@ def finding(
         text += f", {spread_text(gap.spread, 0, sign=False)} % of the gap to its teacher"
     if against := rows.against_text(found, "intra", RIVALS):
         text += f"; against {against}"
+    if starts.early(*of_student(records, benchmark, student), ROWS):
+        text += "; the common start had hardly learnt the task"
     return text + rows.room_text(found, FAMILY.over) + arms.seeds_note(len(lead))

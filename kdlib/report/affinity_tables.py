@@ -97,6 +97,7 @@ def overview_table(
         f"seeds ({', '.join(seeds)}).",
         *levels,
         *(_budget(records, benchmark, student) for student in students),
+        *(_early(records, benchmark, student) for student in students),
     ]
     used = records[measure.of_family(records, f"affinity-{benchmark}")]
     shown = pd.DataFrame(shown)
@@ -203,6 +204,7 @@ def _notes(
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
         notes.levels(len(found[name]) for name in labels),
         starts.budget(own, prefix, dict(labels), noun),
+        starts.early(own, prefix, labels),
     ]
     if len(arms.by_seed(own, f"{prefix}-teacher")) == 1 and len(found.get("teacher", ())) > 1:
         lines.append("One teacher for all seeds and students.")
@@ -213,3 +215,8 @@ def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:
     own, prefix = of_student(records, benchmark, student)
     said = starts.budget(own, prefix, dict(ROWS), "All rows")
     return f"{STUDENTS[student]}: {said}" if said.startswith("Warning") else said
+
+
+def _early(records: pd.DataFrame, benchmark: str, student: str) -> str:
+    own, prefix = of_student(records, benchmark, student)
+    return starts.early(own, prefix, ROWS, STUDENTS[student])

@@ -65,11 +65,14 @@ def labelled(boxes: Boxes) -> Found:
     return Found(np.asarray(boxes.xyxy)[keep], np.asarray(boxes.classes)[keep], None)
 
 
-def difference(own: Found, reference: Found, *, iou: float = IOU) -> Difference:
+def difference(
+    own: Found, reference: Found, *, ignored: np.ndarray | None = None, iou: float = IOU
+) -> Difference:
     """Pair boxes of one class, each with the free one that it overlaps most, by `iou` at least.
 
     Own boxes choose in their order, which for detections is that of the scores. What stays without
-    a partner was missed, or is extra.
+    a partner was missed, or is extra; unless it lies in one of the regions `ignored` (G, 4) with
+    half of its area or more, where the labels don't say what there is.
     """
     free = np.ones(len(reference.xyxy), bool)
     extra = np.ones(len(own.xyxy), bool)
@@ -79,6 +82,8 @@ def difference(own: Found, reference: Found, *, iou: float = IOU) -> Difference:
         best = int(fits.argmax()) if len(fits) else -1
         if best >= 0 and fits[best] >= iou:
             free[best], extra[i] = False, False
+    if ignored is not None and len(ignored):
+        extra &= _inside(own.xyxy, ignored).max(1) < 0.5
     return Difference(free, extra)
 
 
@@ -144,7 +149,7 @@ def comparison_grid(
             upper, lower = ([plan.axes(figure, i, r, c) for c in range(columns)] for r in (0, 1))
             found = [labels[i], taught[i], *(own[i] for own in seen.values())]
             _upper(upper, image, truth[i], found, palette)
-            _lower(lower, image, found, iou)
+            _lower(lower, image, found, _ignored(truth[i]), iou)
             if i == 0:
                 for axis, text in zip(upper, ("truth", "teacher", *students), strict=True):
                     axis.set_title(text, fontsize=10, loc="center", pad=4, weight="bold")
@@ -180,19 +185,26 @@ def _upper(
     for axis, own in zip(axes, found, strict=True):
         pictures.show(axis, image)
         draw(axis, own, palette)
-    aside = np.asarray(truth.ignored)
-    regions = Found(np.asarray(truth.xyxy)[aside], np.zeros(aside.sum(), int), None)
+    aside = _ignored(truth)
+    regions = Found(aside, np.zeros(len(aside), int), None)
     draw(axes[0], regions, edgecolor=IGNORED, linestyle=":", linewidth=0.8)
 
 
-def _lower(axes: Sequence[Axes], image: np.ndarray, found: Sequence[Found], iou: float) -> None:
+def _ignored(truth: Boxes) -> np.ndarray:
+    return np.asarray(truth.xyxy)[np.asarray(truth.ignored)]
+
+
+def _lower(
+    axes: Sequence[Axes], image: np.ndarray, found: Sequence[Found], ignored: np.ndarray, iou: float
+) -> None:
     """The plain picture, then each network against the one that it is judged by."""
     pictures.show(axes[0], image)
     labels, taught, *_ = found
     grey = pale(image)
     for place, (axis, own) in enumerate(zip(axes[1:], found[1:], strict=True)):
         reference = labels if place == 0 else taught
-        apart = difference(own, reference, iou=iou)
+        aside = ignored if place == 0 else None
+        apart = difference(own, reference, ignored=aside, iou=iou)
         words = "truth" if place == 0 else "teacher"
         counts = f"misses {apart.missed.sum()}, adds {apart.extra.sum()}"
         pictures.show(axis, grey, f"against {words}: {counts}")
@@ -229,9 +241,22 @@ def _bright(colour: Sequence[int]) -> tuple[float, ...]:
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(A, B) intersection over union of boxes (A, 4) with boxes (B, 4)."""
+    shared = _shared(first, second)
+    union = _areas(first)[:, None] + _areas(second)[None] - shared
+    return shared / np.where(union > 0, union, 1)
+
+
+def _inside(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(A, B) the share of each box (A, 4) that lies in the boxes (B, 4)."""
+    areas = _areas(first)[:, None]
+    return _shared(first, second) / np.where(areas > 0, areas, 1)
+
+
+def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = (high - low).clip(min=0).prod(-1)
-    areas = [(xyxy[:, 2:] - xyxy[:, :2]).clip(min=0).prod(-1) for xyxy in (first, second)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return shared / np.where(union > 0, union, 1)
+    return (high - low).clip(min=0).prod(-1)
+
+
+def _areas(xyxy: np.ndarray) -> np.ndarray:
+    return (xyxy[:, 2:] - xyxy[:, :2]).clip(min=0).prod(-1)

@@ -47,7 +47,9 @@ TICKS = MappingProxyType(
 )
 FAMILY = Family(ROWS, TICKS, "the student")
 # What the region is measured against, and how the sentence names it.
-RIVALS = MappingProxyType({"f": "the whole map", "g": "the boxes", "d": "the scores"})
+RIVALS = MappingProxyType(
+    {"f": "the whole map with the same λ", "g": "the boxes", "d": "the scores"}
+)
 LETTERS = {"teacher": "teacher", **ROWS}
 LEVELS = ("easy", "moderate", "hard")  # KITTI's difficulties
 COMPACT = (

@@ -48,6 +48,8 @@ def finding(found: dict[str, pd.Series]) -> str:
     share = _percent(other.spread)
     if other.spread.n < n and other.spread.n in arms.FEW:
         share += f", {arms.FEW[other.spread.n]}"
+    if other.spread.n > 1 and arms.compare(distil, supervised) == 0:
+        share += ", a tie with (1)"
     if n == 1 or arms.compare(matching, distil) > 0:
         return f"{recovered}; distillation on the labelled images alone {share}{few}"
     if arms.compare(matching, distil) < 0:

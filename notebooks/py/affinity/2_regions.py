@@ -254,8 +254,8 @@ axis.set_title(f"At stride 8, {curves[1][2]:.0f} % of the classes are lost witho
 plt.show()
 
 # %% [markdown]
-# The order matters as well. Sampling first and dilating on the small map keeps the loss of the left
-# column and makes areas of five *positions*, which are forty pixels.
+# The order matters as well. Sampling first and dilating on the small map keeps the loss of the
+# curve for kernel 1 and makes areas of five *positions*, which are forty pixels.
 
 # %% tags=["nbval-check-output"]
 thin = torch.zeros(1, 64, 64, dtype=torch.long)

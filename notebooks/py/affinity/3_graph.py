@@ -39,7 +39,8 @@ print(f"teacher: {teacher.name}; student: {run}, seed {seed}, {cfg.schedule.step
 # %% [markdown]
 # "Before" is the student as it starts this run: with random weights, or, at the scales before
 # `paper`, already trained on the labels by the run that `init` names. The still comes from the
-# split on which settings are chosen: it has labels, and no network has learnt from it.
+# split on which settings are chosen, or the reported one where there is no such split: it has
+# labels, and no network has learnt from it.
 
 # %%
 held_out = cfg.data.tune or cfg.data.report

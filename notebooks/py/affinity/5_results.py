@@ -168,8 +168,9 @@ scenes = figures.part_figure(records, benchmark=benchmark, student=student)
 scenes
 
 # %% [markdown]
-# The published columns are networks without this teacher, to show which scenarios are hard: night,
-# and streets whose lines are worn off; the ENet among them learnt from its own attention as well.
+# The published columns are networks without this teacher, to show which scenarios are hard: streets
+# without a visible line, then dazzling light, curves and night. The ENet among them learnt from its
+# own attention as well.
 # Where few reported stills belong to a scenario its bar jumps from seed to seed. At crossroads
 # nothing is labelled, and every lane that is found is an error.
 #

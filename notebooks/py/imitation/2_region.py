@@ -347,12 +347,12 @@ for rule in ("released", "outward"):
         list(together[:, None]), CELLS, stride=STRIDE, rule=rule, inclusive=False
     )
     none = 100 * (~each.any((1, 2))).float().mean()
-    print(f"{rule:8}: {none:3.0f} % of {len(together)} objects light no cell, ", end="")
+    print(f"{rule:8}: {none:3.0f} % of {len(together)} objects light no cell here, ", end="")
     print(f"{each.sum((1, 2)).float().mean():.1f} cells on average")
 
 # %% [markdown]
-# Part of what the paper measures for G may be this rounding. The runs here use the second rule:
-# every cell that the box touches.
+# On smaller pictures the first rule loses more. Part of what the paper measures for G may be this
+# rounding. The runs here use the second rule: every cell that the box touches.
 #
 # ## The runs' own map
 #
