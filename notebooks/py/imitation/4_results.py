@@ -185,8 +185,8 @@ by_factor
 # ## What a cell costs
 #
 # The adapter starts near zero, so at first a cell costs half the squared length of the teacher's
-# feature there, $\tfrac12\|t\|^2$. Below its mean over 40 stills of the reported split. Without
-# pictures or the teacher's weights there is no figure.
+# feature there, $\tfrac12\|t\|^2$. Below its mean over the reported split, or over at most 200 of
+# its stills. Without pictures or the teacher's weights there is no figure.
 
 # %%
 cfg = runs["teacher"]
@@ -220,16 +220,17 @@ by_cell = None
 if stills and made["teacher"]:
     network, _ = experiment.load_network(runs["teacher"], root, fabric)
     psi = runs["i"].method.imitation.psi
-    some = [stills[i * len(stills) // 40] for i in range(40)] if len(stills) > 40 else stills
+    some = stills[:: 1 + len(stills) // 200]
     cost, region = zip(*(cells(network, still, psi) for still in some))
     by_cell = costs.cost_figure(torch.stack(cost).numpy(), torch.stack(region).numpy())
 by_cell
 
 # %% [markdown]
-# A detector learns most easily where there is never anything, and says so with large features. The
-# loss of the whole map is then the loss of these cells. So the harm that F does with the λ of I is
-# first of all the size of its loss, and how much of it is a matter of place that row cannot tell.
-# Letter G can: its cells lie at the objects as well, and cost about what those of I do.
+# A detector learns most easily where there is never anything, and says so with large features: how
+# large differs from still to still, a thousandfold. The loss of the whole map is then the loss of
+# these cells. So the harm that F does with the λ of I is first of all the size of its loss, and how
+# much of it is a matter of place that row cannot tell. Letter G can: its cells lie at the objects
+# as well, and their cost is of the order of that of I's.
 #
 # ## The larger detectors
 #
