@@ -50,8 +50,14 @@ def _own_places(prefix: str) -> dict[str, float]:
 
 
 def psi_finding(points: pd.DataFrame) -> str:
-    """Which psi scores highest, as far as the seeds tell, and what it is worth."""
+    """Which psi scores highest, as far as the seeds tell, and what it is worth.
+
+    Over the seeds that every psi has, where there are any: others would favour one of them.
+    """
     by_psi = {psi: own.set_index("seed")["score"] for psi, own in points.groupby("psi")}
+    common = set.intersection(*(set(own.index) for own in by_psi.values())) if by_psi else set()
+    if common:
+        by_psi = {psi: own[own.index.isin(common)] for psi, own in by_psi.items()}
     baseline = by_psi.pop(1.0, pd.Series(dtype=float))
     means = {psi: (own - baseline).dropna().mean() for psi, own in by_psi.items()}
     means = {psi: mean for psi, mean in means.items() if not math.isnan(mean)}
