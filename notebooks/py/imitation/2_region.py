@@ -396,6 +396,13 @@ for sample in stills:
 share = {name: f"{100 * np.mean(values):.0f}" for name, values in letters.items()}
 pd.DataFrame({"of the map, %": share | {"F, whole map": "100"}}).T
 
+# %%
+scaled = torch.cat([objects(sample, size) for sample in stills])
+lit = imitation.box_region(
+    list(scaled[:, None]), cells, stride=STRIDE, rule="released", inclusive=False
+).any((1, 2))
+print(f"By the released rounding {100 * (~lit).float().mean():.0f} % of the objects light no cell")
+
 # %% [markdown]
 # These are the shares of the labelled stills; page 3 trains with zoomed views of them. The closer
 # they are to each other, the less the rows of the table can differ: on a coarse map with many

@@ -306,7 +306,9 @@ kept |= {"classes": by_class, "psi": widths, "factor": factors, "pairs": larger}
 for name, one in kept.items():
     one.save(out / name)
 saved = {"headline": headline, "classes": classes, "psi": sweep}
-saved |= {"factor": by_factor} | ({"costs": by_cell} if by_cell else {})
+saved["factor"] = by_factor
+if by_cell is not None:
+    saved["costs"] = by_cell
 if grid is not None and not cfg.data.root.startswith("external/"):
     saved["pictures"] = grid
 for name, figure in saved.items():
