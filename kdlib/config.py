@@ -72,7 +72,7 @@ class Frames:
 class Augment:
     """Random views, drawn per image and applied on the device."""
 
-    zoom: tuple[float, float] = (1.0, 1.25)  # under 1 shows padding, which no loss counts
+    zoom: tuple[float, float] = (1.0, 1.25)  # under 1 shows padding, which no loss of pixels counts
     flip: float = 0.5  # probability of a left-right flip
     colour: float = 0.1  # +- share of brightness, contrast, saturation and channel gain
     crop: tuple[int, int] | None = None  # (height, width) of the view; None = data.size
@@ -166,7 +166,7 @@ class Affinity:
     attention_weight: float = 0.1
     soft_weight: float = 0.1  # not published; as the other two
     temperature: float = 4.0  # of the soft targets; not published
-    kernel: int = 5  # pixels a side by which a class's mask is widened
+    kernel: int = 5  # pixels a side of the square that dilates a class's mask; odd
     skewness: Literal["variance", "std"] = "variance"  # its divisor: as printed, or the textbook's
     nodes: Literal["all", "present", "foreground"] = "all"
 

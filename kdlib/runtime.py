@@ -7,6 +7,8 @@ a notebook, under `torchrun`, on a CPU and on several GPUs.
 import hashlib
 import logging
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -71,14 +73,26 @@ def generator(seed: int, *words: str | int) -> torch.Generator:
 
 
 def device_name(device: torch.device) -> str:
-    """The device's make, for records: the GPU's name or the processor's model."""
+    """The device's make, for records: the GPU's name, or what makes a processor's bits its own.
+
+    Of a processor these are model, caches, vector instructions and number of threads, for by them
+    the matrix kernels choose the order of their sums. A virtual machine's "model name" can stand
+    for several generations, so family and model number are told as well.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    facts = {}
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return f"{line.split(':', 1)[1].strip()}, {torch.get_num_threads()} threads"
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        pairs = (line.partition(":") for line in text.splitlines())
+        facts = {name.strip(): value.strip() for name, _, value in pairs}
     except OSError:
-        pass
-    return f"CPU, {torch.get_num_threads()} threads"
+        pass  # not Linux
+    parts = [facts.get("model name", platform.machine() or "CPU")]
+    if "cpu family" in facts:
+        parts.append(f"family {facts['cpu family']} model {facts.get('model', '?')}")
+    caches = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    if caches:
+        parts.append("caches " + " ".join(path.read_text().strip() for path in caches))
+    parts += [torch.backends.cpu.get_cpu_capability(), f"{torch.get_num_threads()} threads"]
+    return ", ".join(parts)

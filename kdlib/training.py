@@ -96,7 +96,8 @@ def train(
     feed = iter(loader.stream(batches, first, plan.steps, workers=plan.workers, pin=pin))
     started = saved = time.monotonic()
 
-    # 4. Steps. Losses stay on the device between two looks: nothing in a step waits for it.
+    # 4. Steps. Losses stay on the device between two looks: nothing here waits for it, though a
+    # method may (affinity asks which regions there are).
     sums: dict[str, torch.Tensor] = {}
     marks: list[Mark] = []
     steps = progress.bar(

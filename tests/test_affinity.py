@@ -483,6 +483,18 @@ def test_teachers_of_inference_mode():
     existence_bce(student[:, :2, 0, 0], exists).backward()
 
 
+def test_a_device_is_asked_once_which_regions_there_are(monkeypatch):
+    asked, present_of = [], moment_sums.present_of
+    monkeypatch.setattr(moment_sums, "images_of", lambda areas: None)
+    monkeypatch.setattr(
+        moment_sums, "present_of", lambda areas: asked.append(1) or present_of(areas)
+    )
+    features = torch.rand(2, 3, 4, 5, requires_grad=True)
+    areas = torch.rand(2, 6, 4, 5) < 0.5
+    sum(order.sum() for order in moments.central_moments(features, areas)).backward()
+    assert len(asked) == 1 and features.grad.abs().sum() > 0
+
+
 def test_a_teacher_without_gradient_keeps_nothing(monkeypatch):
     monkeypatch.setattr(moments._CentralMoments, "apply", None)  # would fail if called
     areas = scene()

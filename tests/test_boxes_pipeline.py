@@ -13,6 +13,7 @@ from kdlib.data import augment, layouts, loader
 from kdlib.data.layouts.sample import Sample
 from kdlib.detection import ANY_CLASS, Boxes, Detections, Targets
 from kdlib.losses import imitation
+from kdlib.methods.boxes import at_cells
 from kdlib.methods.imitation import Imitation
 from kdlib.models.outputs import ModelError
 from kdlib.teacher import Teacher
@@ -156,6 +157,21 @@ def test_letters_say_which_terms_there_are(letters):
     assert all(torch.isfinite(term) for term in terms.values())
 
 
+def test_boxes_cover_cells_of_the_networks_stride_in_views_that_cells_do_not_fill():
+    student, teacher = detectors()
+    method = begun(Imitation(settings("G")), student, teacher)
+    views = seen((60, 90))
+    labels = detection.collate([boxes((20, 40, 30, 47, 1)), boxes((0, 0, 9, 9, 2))])
+    views = dataclasses.replace(views, labels=labels)
+    own, told = student(views.images), teacher(views.images)
+    assert own.features["neck"].shape[-2:] == (4, 6)
+    mask = torch.zeros(2, 4, 6, dtype=torch.bool)
+    mask[0, 2, 1] = mask[1, 0, 0] = True  # rows of 60 / 4 pixels would light row 3, too
+    adapted = method.joint(own.features["neck"])
+    expected = imitation.imitation_loss(adapted, told.features["neck"], mask)
+    assert torch.equal(method.terms(views, own, told)["imitation"], expected)
+
+
 def test_imitation_is_the_loss_over_the_cells_that_the_anchors_pick():
     student, teacher = detectors()
     method = begun(Imitation(settings("I", psi=0.4)), student, teacher)
@@ -250,6 +266,18 @@ def test_distilled_boxes_leave_out_padding():
     method = methods.DistilBoxes()
     whole, left = (method.terms(v, own, told)["classification"] for v in (views, half))
     assert whole > 0 and left > 0 and not torch.isclose(whole, left)
+
+
+def test_a_cell_is_valid_where_its_centre_is_in_views_that_cells_do_not_fill():
+    valid = torch.zeros(1, 100, 70, dtype=torch.bool)
+    valid[:, :50] = True
+    # centres in rows 16, 48, 80 and, beyond the view, 112; columns 16, 48 and 80
+    cells = at_cells(valid, (4, 3), 32)
+    assert cells.tolist() == [[[True] * 3, [True] * 3, [False] * 3, [False] * 3]]
+    valid[:, 48:] = False
+    assert at_cells(valid, (4, 3), 32).sum() == 3
+    valid[:, 99] = True
+    assert at_cells(valid, (4, 3), 32)[0, 3].all()
 
 
 # -- Scores

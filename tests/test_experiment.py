@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import checkpoint, experiment, unlabelled
+from kdlib import checkpoint, experiment, runtime, unlabelled
 from kdlib.config import Method, Subset, load_run
 from kdlib.data.loader import DataError
 from kdlib.teacher import TeacherError
@@ -229,3 +229,12 @@ def test_nothing_is_learnt_or_chosen_on_the_reported_split(teacher, part):
     data = dataclasses.replace(run.data, **{part: value})
     with pytest.raises(DataError, match="2 reported stills"):
         experiment.prepare(dataclasses.replace(run, data=data))
+
+
+def test_a_processor_is_told_apart_from_others_of_the_same_name():
+    name = runtime.device_name(torch.device("cpu"))
+    assert name.endswith(f"{torch.get_num_threads()} threads")
+    assert torch.backends.cpu.get_cpu_capability() in name
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file() and "cpu family" in facts.read_text():
+        assert "family" in name and "model" in name

@@ -143,7 +143,8 @@ def affinity_loss(
     and all n x n pairs. The mean over images is our reading, and so is what becomes of classes that
     an image does not show, of which the paper says nothing:
 
-    - "all": n = R; an absent class has affinity 0 in both networks, and counts in n;
+    - "all": n = R; an absent class has affinity 0, in each network whose map does not show it, and
+      counts in n;
     - "present": nodes are the classes whose area is not empty in either network, n their number in
       each image. An image without any adds 0;
     - "foreground": class 0 is left out of nodes and n. Absent classes still count.

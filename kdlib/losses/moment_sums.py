@@ -202,13 +202,23 @@ def _polynomial(y: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, *, out: Tensor) -
     out += c0
 
 
-def sums_whole(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, Tensor]:
-    """`sums_chosen` without a choice of pixels: a region of any image is a pass over all maps."""
+def present_of(areas_NRHW: Tensor) -> list[int]:
+    """Numbers of the regions that any image has. Waits for the device.
+
+    A data set has up to 37 classes, its picture a few: the passes saved cost far more than that.
+    """
+    return areas_NRHW.flatten(2).any(2).any(0).nonzero().flatten().tolist()
+
+
+def sums_whole(
+    features_NCHW: Tensor, areas_NRHW: Tensor, present: list[int]
+) -> tuple[Tensor, Tensor]:
+    """`sums_chosen` without a choice of pixels: each present region is a pass over all maps."""
     x_NCP = features_NCHW.flatten(2)
     shape = (*areas_NRHW.shape[:2], features_NCHW.shape[1])
     near_NRC, sums_3NRC = features_NCHW.new_zeros(shape), features_NCHW.new_zeros(3, *shape)
-    for r, inside_NP in _present(areas_NRHW):
-        inside_N1P = inside_NP[:, None]
+    for r in present:
+        inside_N1P = areas_NRHW[:, r].flatten(1)[:, None]
         count_N11 = inside_N1P.sum(2, keepdim=True)
         first_N11 = inside_N1P.to(torch.uint8).argmax(2, keepdim=True)
         near_NC1 = x_NCP.gather(2, first_N11.expand(-1, x_NCP.shape[1], -1))
@@ -223,24 +233,17 @@ def sums_whole(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, Tenso
     return near_NRC, sums_3NRC
 
 
-def _present(areas_NRHW: Tensor) -> list[tuple[int, Tensor]]:
-    """The regions that any image has: number and (N, P) pixels. Waits for the device once.
-
-    A data set has up to 37 classes, its picture a few: the passes saved cost far more than that.
-    """
-    areas_NRP = areas_NRHW.flatten(2)
-    return [(r, areas_NRP[:, r]) for r in areas_NRP.any(2).any(0).nonzero().flatten().tolist()]
-
-
 def evaluate_whole(
     gradient_NCHW: Tensor,
     features_NCHW: Tensor,
     areas_NRHW: Tensor,
+    present: list[int],
     factors_NRC: Sequence[Tensor],
 ) -> None:
     """`evaluate_chosen` without a choice of pixels."""
     x_NCP, gradient_NCP = features_NCHW.flatten(2), gradient_NCHW.flatten(2).zero_()
-    for r, inside_NP in _present(areas_NRHW):
+    for r in present:
         near, c0, c1, c2 = (f_NRC[:, r, :, None] for f_NRC in factors_NRC)
         y_NCP = x_NCP - near
-        gradient_NCP += ((c2 * y_NCP + c1) * y_NCP + c0).where(inside_NP[:, None], 0)
+        inside_N1P = areas_NRHW[:, r].flatten(1)[:, None]
+        gradient_NCP += ((c2 * y_NCP + c1) * y_NCP + c0).where(inside_N1P, 0)

@@ -21,7 +21,7 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
     one pixel, and two pixels have a third moment of exactly 0. Absent regions have 0 throughout.
     Differentiable once, with respect to the features; without a gradient nothing is kept. On the
     CPU the work grows with the pixels inside regions; elsewhere every region that any image has
-    costs a pass over the whole maps, and the device is waited for once.
+    costs a pass over the whole maps, and the forward pass waits for the device once, to know which.
 
     Args:
         features_NCHW: float32 or float64, any memory format.
@@ -33,7 +33,7 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
     if torch.is_grad_enabled() and features_NCHW.requires_grad:
         return _CentralMoments.apply(features_NCHW, areas_NRHW)
     with torch.no_grad():
-        moments_NRC, _ = _forward(features_NCHW, areas_NRHW, moment_sums.images_of(areas_NRHW))
+        moments_NRC, _ = _forward(features_NCHW, areas_NRHW, *_chosen(areas_NRHW))
     return moments_NRC
 
 
@@ -46,8 +46,8 @@ class _CentralMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, ...]:
-        ctx.images = moment_sums.images_of(areas_NRHW)
-        moments_NRC, kept_NRC = _forward(features_NCHW, areas_NRHW, ctx.images)
+        ctx.images, ctx.present = _chosen(areas_NRHW)
+        moments_NRC, kept_NRC = _forward(features_NCHW, areas_NRHW, ctx.images, ctx.present)
         if areas_NRHW.is_inference():
             areas_NRHW = areas_NRHW.clone()  # the gradient keeps it
         ctx.save_for_backward(features_NCHW, areas_NRHW, moments_NRC[1], *kept_NRC)
@@ -74,7 +74,9 @@ class _CentralMoments(torch.autograd.Function):
             features_NCHW, memory_format=torch.channels_last if last else torch.contiguous_format
         )
         if ctx.images is None:
-            moment_sums.evaluate_whole(gradient_NCHW, features_NCHW, areas_NRHW, factors_NRC)
+            moment_sums.evaluate_whole(
+                gradient_NCHW, features_NCHW, areas_NRHW, ctx.present, factors_NRC
+            )
         else:
             moment_sums.evaluate_chosen(gradient_NCHW, features_NCHW, ctx.images, factors_NRC)
         return gradient_NCHW, None
@@ -85,12 +87,21 @@ def _counts(areas_NRHW: Tensor) -> Tensor:
     return areas_NRHW.flatten(2).sum(2, keepdim=True)
 
 
+def _chosen(areas_NRHW: Tensor) -> tuple[list[moment_sums.Image] | None, list[int]]:
+    """What of the regions is worked on: their pixels on the CPU, elsewhere the numbers of some."""
+    images = moment_sums.images_of(areas_NRHW)
+    return images, moment_sums.present_of(areas_NRHW) if images is None else []
+
+
 def _forward(
-    features_NCHW: Tensor, areas_NRHW: Tensor, images: list[moment_sums.Image] | None
+    features_NCHW: Tensor,
+    areas_NRHW: Tensor,
+    images: list[moment_sums.Image] | None,
+    present: list[int],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """The moments; and the value near the mean, and what the mean has beyond it: (N, R, C) each."""
     if images is None:
-        near_NRC, sums_3NRC = moment_sums.sums_whole(features_NCHW, areas_NRHW)
+        near_NRC, sums_3NRC = moment_sums.sums_whole(features_NCHW, areas_NRHW, present)
     else:
         near_NRC, sums_3NRC = moment_sums.sums_chosen(features_NCHW, areas_NRHW.shape[1], images)
     count_NR1 = _counts(areas_NRHW)

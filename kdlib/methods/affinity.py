@@ -19,10 +19,11 @@ class Affinity(Alone):
     sheet inter_region_affinity, section 1. Affinity and attention together are the paper's method;
     attention alone and soft targets alone are its baselines. No term: the student alone.
 
-    A region is a class's mask in the view, widened by `settings.kernel` pixels; each network sees
-    it at the size of its own feature, for sizes and channels need not agree. The terms of the
-    levels are added up. Padding belongs to no region. Deviations: none of the paper's own code was
-    released, so batch reduction (a mean) and the treatment of absent classes are ours.
+    A region is a class's mask in the view, dilated by a square of `settings.kernel` pixels a side;
+    each network sees it at the size of its own feature, for sizes and channels need not agree.
+    The terms of the levels are added up. Padding belongs to no region. Deviations: none of the
+    paper's own code was released, so batch reduction (a mean) and the treatment of absent classes
+    are ours.
     """
 
     needs_labels = True

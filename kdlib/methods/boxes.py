@@ -11,7 +11,7 @@ from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
 from kdlib.losses import fcos, matching, squeezedet
 from kdlib.methods.base import Alone
-from kdlib.methods.matching import at_stride, blended
+from kdlib.methods.matching import blended
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
 from kdlib.models.shuffledet import AnchorOutput, ShuffleDet
@@ -82,7 +82,10 @@ class DistilBoxes(Alone):
                     "both answer with DetectionOutput, as FCOS does"
                 )
         sizes = [level.shape[-2:] for level in student.classification]
-        valid = tuple(at_stride(views.valid, size) for size in sizes)
+        valid = tuple(
+            at_cells(views.valid, size, stride)
+            for size, stride in zip(sizes, student.strides, strict=True)
+        )
         options = {"temperature": self.temperature, "valid": valid}
         if distributed.is_initialized():
             options["normaliser"] = share(matching.evidence(teacher, **options))
@@ -101,6 +104,18 @@ class FunctionMatchingBoxes(DistilBoxes):
 
     def prepare(self, views: Views, generator: torch.Generator) -> Views:
         return blended(views, generator) if self.mixup else views
+
+
+def at_cells(valid_NHW: torch.Tensor, size_hw: tuple[int, int], stride: int) -> torch.Tensor:
+    """The valid mask on a level's cells: a cell counts where its centre does.
+
+    The last cells can have their centre beyond the view, which then counts as its last pixel.
+    """
+    height, width = valid_NHW.shape[-2:]
+    rows, columns = (
+        torch.arange(cells, device=valid_NHW.device) * stride + stride // 2 for cells in size_hw
+    )
+    return valid_NHW[:, rows.clamp(max=height - 1)][:, :, columns.clamp(max=width - 1)]
 
 
 def share(count: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ class Level(NamedTuple):
     name: str
     anchors: Tensor  # (h * w * K, 4) pixels, ends outside; on the host
     cells_hw: tuple[int, int]
-    stride: float  # pixels
+    stride: int  # pixels
 
 
 class Imitation(Alone):
@@ -224,7 +224,7 @@ class Imitation(Alone):
                 anchors, strides = self.student.anchors(output.features), output.strides
             else:
                 anchors = {"neck": output.anchors}
-                strides = {"neck": output.size_hw[0] / output.features["neck"].shape[-2]}
+                strides = {"neck": self.student.output_stride}
             self.levels[output.size_hw] = [
                 Level(
                     name,

@@ -87,7 +87,7 @@ def blended(views: Views, generator: torch.Generator) -> Views:
 
 
 def at_stride(valid_NHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """The valid mask on the logits' grid: a cell counts where its centre pixel does."""
+    """The valid mask on the logits' grid over the view: a cell counts where its centre does."""
     height, width = valid_NHW.shape[-2:]
     rows = torch.arange(size_hw[0], device=valid_NHW.device)
     columns = torch.arange(size_hw[1], device=valid_NHW.device)

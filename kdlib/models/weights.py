@@ -24,5 +24,5 @@ def imagenet(network: str) -> dict[str, Tensor]:
         raise ModelError(
             f"ImageNet weights of {network} could not be had ({error}). Download {weights.url} "
             f"elsewhere and place it as {torch.hub.get_dir()}/checkpoints/{name}, or train from "
-            "scratch (pretrained: false)"
+            "scratch (no `init: imagenet`)"
         ) from error

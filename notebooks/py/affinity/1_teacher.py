@@ -56,7 +56,7 @@ print(f"{experiment.parameter_count(parts.network):,} parameters, on {runtime.de
 # | data set | classes | scored by |
 # |---|---|---|
 # | CULane | background and four lanes, counted from left to right | F1 of lanes |
-# | LLAMAS | background and l1, l0, r0, r1, from the camera outwards | average precision of pixels |
+# | LLAMAS | background and l1, l0, r0, r1, from left to right | average precision of pixels |
 # | ApolloScape | void, 35 kinds of marking, and one for what is ignored | mean IoU of pixels |
 #
 # A lane's class is its *place*, not its looks. So a view may never be mirrored: lane 1 would become

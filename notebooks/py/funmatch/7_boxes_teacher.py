@@ -283,8 +283,8 @@ axis.set_title(f"Each level has its sizes; {nobody:.0f} % of the objects have no
 plt.show()
 
 # %% [markdown]
-# What has no cell is never learnt. This is why the levels have to fit the pictures: with the
-# paper's levels (strides 8 to 128) more of the objects of a small picture would be in the grey
+# What has no cell is never learnt. This is why the levels have to fit the pictures: with FCOS's
+# own levels (strides 8 to 128) more of the objects of a small picture would be in the grey
 # group. Two facts hold by construction:
 
 # %% tags=["nbval-check-output"]

@@ -139,7 +139,7 @@ def region(letter, output, targets, psi=settings.psi):
     if letter == "F":
         return imitation.full_region(cells, len(boxes), device=device)
     if letter == "G":
-        side = output.size_hw[0] / cells[0]
+        side = parts.network.output_stride
         return imitation.box_region(boxes, cells, stride=side, rule="outward", inclusive=False)
     anchors = output.anchors.cpu()
     return imitation.imitation_mask(anchors, boxes, cells, psi=psi, inclusive=False)
