@@ -188,6 +188,8 @@ class Method:
     temperature: float = 1.0
     mixup: bool = False  # matching: blend each image with its neighbour in the batch
     label_weight: float = 0.0  # distil: weight of the cross entropy with the labels
+    # distil and matching, boxes: which cells count how much, see losses.matching; None = foreground
+    weighting: Literal["foreground", "top", "difference"] | None = None
     # Of the cross entropy: by the labelled images' frequencies, or as published for the data set.
     class_weights: Literal["none", "inverse-sqrt", "published"] = "none"
     structured: Structured | None = None
@@ -202,9 +204,14 @@ class Method:
                     f"method.{name}: {self.name} "
                     + ("needs this block" if block is None else f"has none, only {name}")
                 )
-        for key, only in (("mixup", "matching"), ("label_weight", "distil")):
-            if getattr(self, key) and self.name != only:
-                raise ConfigError(f"method.{key}: {self.name} has none, only {only} does")
+        for key, *ways in (
+            ("mixup", "matching"),
+            ("label_weight", "distil"),
+            ("weighting", "distil", "matching"),
+        ):
+            if getattr(self, key) and self.name not in ways:
+                only = " and ".join(ways)
+                raise ConfigError(f"method.{key}: {self.name} has none, only {only}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from kdlib.config import Augment, ConfigError
 from kdlib.data import augment, layouts, loader
 from kdlib.data.layouts.sample import Sample
 from kdlib.detection import ANY_CLASS, Boxes, Detections, Targets
-from kdlib.losses import imitation
+from kdlib.losses import imitation, matching
 from kdlib.methods.boxes import at_cells
 from kdlib.methods.imitation import Imitation
 from kdlib.models.outputs import ModelError
@@ -246,6 +246,10 @@ def test_methods_know_which_labels_they_learn_from():
         methods.build(config.Method("structured", structured=structured), None, 3, "detection")
     with pytest.raises(ConfigError, match="label_weight"):
         methods.build(config.Method("distil", label_weight=0.5), None, 3, "detection")
+    with pytest.raises(ConfigError, match="only for boxes"):
+        methods.build(config.Method("distil", weighting="top"), None, 3)
+    with pytest.raises(ConfigError, match="weighting"):
+        config.Method("supervised", weighting="top")
     for name in ("supervised", "distil", "matching"):
         method = methods.build(config.Method(name), None, 3, "detection")
         assert method.weights.keys() >= {"classification", "box", "centerness"}
@@ -266,6 +270,24 @@ def test_distilled_boxes_leave_out_padding():
     method = methods.DistilBoxes()
     whole, left = (method.terms(v, own, told)["classification"] for v in (views, half))
     assert whole > 0 and left > 0 and not torch.isclose(whole, left)
+
+
+@pytest.mark.parametrize("weighting", ["top", "difference"])
+def test_a_run_can_take_a_neighbours_rule_of_which_cells_count(weighting):
+    from kdlib.models.fcos import FCOS
+
+    settings = config.Method("matching", temperature=2.0, weighting=weighting)
+    method = methods.build(settings, None, 2, "detection")
+    torch.manual_seed(0)
+    student, teacher = (
+        FCOS(2, blocks=[1, 1, 1], width=8, channels=8, head_convs=1, levels=(3, 4, 5)).eval()
+        for _ in range(2)
+    )
+    views = augment.Views(torch.rand(1, 3, 64, 64), None, torch.ones(1, 64, 64, dtype=torch.bool))
+    own, told = student(views.images), teacher(views.images)
+    expected = matching.fcos(own, told, temperature=2.0, weighting=weighting)
+    assert method.terms(views, own, told) == expected
+    assert expected != matching.fcos(own, told, temperature=2.0)
 
 
 def test_a_cell_is_valid_where_its_centre_is_in_views_that_cells_do_not_fill():

@@ -243,6 +243,16 @@ def test_parts_of_a_batch_add_up_under_one_normaliser(weighting):
         assert float(loss) == pytest.approx(float(whole[term]))
 
 
+def test_the_evidence_of_a_region_is_what_its_classification_is_divided_by():
+    student, teacher = output(0, 4), output(1, 4)
+    options = {"weighting": "top", "top": 0.2}
+    z = matching.evidence(teacher, **options)
+    assert 1 < z < matching.evidence(teacher)
+    assert matching.fcos(student, teacher, normaliser=z, **options) == matching.fcos(
+        student, teacher, **options
+    )
+
+
 def test_background_counts_little_for_boxes_and_fully_for_classes():
     student, teacher = output(0), output(1)
     quiet = teacher._replace(classification=tuple(x - 20 for x in teacher.classification))

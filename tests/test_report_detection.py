@@ -25,6 +25,7 @@ from kdlib.report import (
     sentences,
     starts,
     tables,
+    weighting,
 )
 from kdlib.report import published as printed
 from kdlib.report.ledger import ledger_table
@@ -590,6 +591,30 @@ def test_the_sweep_beside_the_published_one(tmp_path, fgfi):
 def test_the_sentence_on_psi_follows_the_numbers(tmp_path, rows, expected):
     records = letters(tmp_path, **(LETTERS | SWEEP | rows))
     assert imitation.psi_finding(imitation.psi_points(records)) == expected
+
+
+def test_rules_of_which_cells_count_stand_beside_the_tables_own(tmp_path):
+    folder = tmp_path / "records"
+    top, difference = (0.27, 0.30, 0.30), (0.33,)
+    rows = BASE | {"matching-top": top, "matching-difference": difference}
+    for name, scores in rows.items():
+        for seed, score in enumerate(scores):
+            facts = record(f"{DET}-{name}", seed, coco(score, agreement=score))
+            write_record(folder / f"{name}-{seed}.json", facts)
+    records = read_records(folder)
+    table = weighting.weighting_table(records)
+    shown = table.shown.set_index("which cells count")
+    assert shown["ours: mAP %"].tolist() == ["21.0 ± 1.0", "30.0 ± 2.0", "29.0 ± 1.7", "33.0"]
+    assert shown["points over (1)"].tolist() == ["–", "+9.0 ± 1.0", "+8.0 ± 1.0", "+13.0"]
+    assert shown["points over the first rule"].tolist() == ["–", "–", "−1.0 ± 1.0", "+5.0"]
+    assert shown["n"].tolist() == ["3", "3", "3", "1"] and notes.LEVELS in table.notes
+    assert weighting.weighting_finding(records) == (
+        "Points against the teacher's evidence as the weight: the surest 1 % of cells "
+        "−1.0 ± 1.0 (tie), how far the two differ +5.0 (one seed)"
+    )
+    own = records[records["run"] == f"{DET}-matching"]
+    assert "no other rule was run" in weighting.weighting_finding(own)
+    assert weighting.weighting_table(own).shown["n"].tolist() == ["0", "3", "0", "0"]
 
 
 FACTORS = {"i_weight20": (0.50, 0.50, 0.52), "f_weight20": (0.39, 0.44, 0.40)}

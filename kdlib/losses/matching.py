@@ -190,15 +190,21 @@ def evidence(
     teacher: DetectionOutput,
     *,
     temperature: float = 1.0,
+    weighting: str = "foreground",
+    top: float = 0.01,
     valid: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Scalar: the teacher's evidence of foreground, sum over N and the cells of max_c p^t.
 
-    What `fcos` divides by (if it is at least 1), and the weight of a batch's `box_agreement` in the
-    mean over several.
+    What `fcos` divides by (if it is at least 1), of the region only where the weighting is "top";
+    and the weight of a batch's `box_agreement` in the mean over several.
     """
     p_t_NCL = _class_logits(teacher, temperature).sigmoid()
-    return _counted(p_t_NCL.amax(1), _flat_masks(teacher, valid)).sum()
+    valid_NL = _flat_masks(teacher, valid)
+    w_NL = _counted(p_t_NCL.amax(1), valid_NL)
+    if weighting == "top":
+        w_NL = w_NL * _counted(_largest(w_NL, top), valid_NL)
+    return w_NL.sum()
 
 
 def score_divergence(

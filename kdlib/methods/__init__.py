@@ -42,6 +42,8 @@ def build(
         return _for_boxes(settings)
     if settings.name == "imitation":
         raise ConfigError("method.name: imitation learns from boxes, this data set has masks")
+    if settings.weighting:
+        raise ConfigError("method.weighting: only for boxes, this data set has masks")
     if settings.name == "supervised":
         return Supervised(class_weights)
     if settings.name == "structured":
@@ -59,10 +61,14 @@ def _for_boxes(settings: Settings) -> Method:
         raise ConfigError("method.label_weight: only for masks, detectors match without labels")
     if settings.name == "supervised":
         return SupervisedBoxes()
+    shared = {
+        "temperature": settings.temperature,
+        "weighting": settings.weighting or "foreground",
+    }
     if settings.name == "distil":
-        return DistilBoxes(settings.temperature)
+        return DistilBoxes(**shared)
     if settings.name == "matching":
-        return FunctionMatchingBoxes(settings.temperature, settings.mixup)
+        return FunctionMatchingBoxes(**shared, mixup=settings.mixup)
     if settings.name == "imitation":
         return Imitation(settings.imitation)
     raise ConfigError(f"method.name: {settings.name} learns from masks, this data set has boxes")

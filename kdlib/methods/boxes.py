@@ -1,7 +1,7 @@
 """Learning to find boxes, from labels or from a teacher's dense answer."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -45,11 +45,13 @@ class SupervisedBoxes(Alone):
 class DistilBoxes(Alone):
     """Match the teacher's scores at every cell of the labelled images, its boxes where it sees any.
 
-    No labels, no threshold and no non-maximum suppression: see `kdlib.losses.matching.fcos`. Cells
-    on padding are left out. In a process group the teacher's evidence is that of the whole batch.
+    No labels, no threshold and no non-maximum suppression: see `kdlib.losses.matching.fcos`, also
+    for `weighting`. Cells on padding are left out. In a process group the teacher's evidence is
+    that of the whole batch; the region of "top" is each process's own, of its part of the batch.
     """
 
     temperature: float = 1.0
+    weighting: Literal["foreground", "top", "difference"] = "foreground"
     weights: ClassVar[dict[str, float]] = FCOS_WEIGHTS
     needs_labels: ClassVar[bool] = False
     needs_teacher: ClassVar[bool] = True
@@ -86,7 +88,7 @@ class DistilBoxes(Alone):
             at_cells(views.valid, size, stride)
             for size, stride in zip(sizes, student.strides, strict=True)
         )
-        options = {"temperature": self.temperature, "valid": valid}
+        options = {"temperature": self.temperature, "weighting": self.weighting, "valid": valid}
         if distributed.is_initialized():
             options["normaliser"] = share(matching.evidence(teacher, **options))
         return matching.fcos(student, teacher, **options)

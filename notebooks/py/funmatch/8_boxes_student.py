@@ -441,7 +441,7 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 #
 # 1. **No weight.** Replace `p.amax(1)` by 1 in `terms` and look at the maps again. Which cells now
 #    make up the box loss?
-# 2. **Neighbours.** `matching.fcos` knows two published weightings, `"top"` and `"difference"`.
-#    Which cells do they look at, and which of them is not zero for equal networks?
+# 2. **Neighbours.** Set `run` to `funmatch-det-matching-top` or `-difference`, two published rules
+#    of which cells count. Where do they look, and which is not zero for equal networks?
 # 3. **Pseudo-labels.** Turn the teacher's detections of score 0.5 and up into targets and train
 #    with `fcos.fcos`. What does the student no longer hear about?

@@ -18,7 +18,18 @@ from kdlib import config, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.evaluation.feeding import to_device
-from kdlib.report import arms, boxes, figures, ledger, look, notes, published, sentences, tables
+from kdlib.report import (
+    arms,
+    boxes,
+    figures,
+    ledger,
+    look,
+    notes,
+    published,
+    sentences,
+    tables,
+    weighting,
+)
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
 from kdlib.report.starts import budget
@@ -105,6 +116,19 @@ for control in arms.CONTROLS:
 # says what follows from the control. Only when longer training closes little of the gap is the
 # student limited by its labels, and only then is there something for the frames to add.
 #
+# ## Which cells count
+#
+# Nobody has told how the paper weighs a detector's cells. We weigh them by the teacher's evidence
+# of an object; two neighbours choose otherwise. Dense Teacher takes the surest hundredth of the
+# cells as a region and pulls the scores outside it to zero. BCKD weighs a cell by how far the two
+# networks still differ there. Both run here without labels, on the same frames, for as many steps.
+
+# %%
+rules = weighting.weighting_table(records, prefix=prefix)
+print(weighting.weighting_finding(records, prefix=prefix))
+rules
+
+# %% [markdown]
 # ## Class by class, size by size
 
 # %%
@@ -196,6 +220,7 @@ grid
 book = ledger.ledger_table(paper, "detection")
 table.save(out / "table")
 short.save(out / "short")
+rules.save(out / "weighting")
 book.save(out / "ledger")
 saved = {"headline": headline, "classes": classes}
 if grid is not None and not cfg.data.root.startswith("external/"):
