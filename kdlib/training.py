@@ -96,8 +96,8 @@ def train(
     feed = iter(loader.stream(batches, first, plan.steps, workers=plan.workers, pin=pin))
     started = saved = time.monotonic()
 
-    # 4. Steps. Losses stay on the device between two looks: nothing here waits for it, though a
-    # method may (affinity asks which regions there are).
+    # 4. Steps. Losses stay on the device between two looks: nothing in a step waits for it, but for
+    # affinity with many classes, which asks what regions there are.
     sums: dict[str, torch.Tensor] = {}
     marks: list[Mark] = []
     steps = progress.bar(

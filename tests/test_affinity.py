@@ -109,14 +109,16 @@ def scene(*, regions=6, size=(9, 11), kernel=1):
     return areas_of_interest(labels, regions, kernel=kernel)
 
 
-@pytest.fixture(params=["chosen", "cut", "whole"])
+@pytest.fixture(params=["chosen", "cut", "whole", "asked"])
 def way(request, monkeypatch):
     """The ways in which moments are found: on the CPU, there in many parts, and on a device."""
     if request.param == "cut":
         monkeypatch.setattr(moment_sums, "_BLOCK", 200)
         monkeypatch.setattr(moment_sums, "_SLICE", 300)
-    elif request.param == "whole":
+    elif request.param in ("whole", "asked"):
         monkeypatch.setattr(moment_sums, "images_of", lambda areas: None)
+        if request.param == "asked":
+            monkeypatch.setattr(moment_sums, "_FEW", 0)
 
 
 # Areas

@@ -33,6 +33,11 @@ class Draw:
         """The draw of some of the images."""
         return Draw(*(getattr(self, part.name)[which] for part in fields(self)))
 
+    def to(self, device: torch.device) -> "Draw":
+        """The draw on a device, which is not waited for."""
+        moved = (getattr(self, part.name).to(device, non_blocking=True) for part in fields(self))
+        return Draw(*moved)
+
 
 @dataclass(frozen=True)
 class Views:
@@ -75,14 +80,14 @@ def apply(
     labels: masks (N, H, W), which go by nearest neighbour with 255 on padding; or boxes in pixels
     of the images, see `_move`; or None. All tensors on one device; `numbers` is moved there.
     """
-    device = images_NCHW.device
     n, _, height, width = images_NCHW.shape
-    zoom = numbers.zoom.to(device)
+    numbers = numbers.to(images_NCHW.device)
+    zoom = numbers.zoom
     # Share of the image that the view spans, per axis; over 1 means that padding shows.
     span = torch.stack([view_hw[1] / (zoom * width), view_hw[0] / (zoom * height)], dim=1)
-    centre = numbers.centre.to(device) * (1 - span).abs()
+    centre = numbers.centre * (1 - span).abs()
     theta = images_NCHW.new_zeros(n, 2, 3, dtype=torch.float32)
-    theta[:, 0, 0] = span[:, 0] * numbers.flip.to(device)
+    theta[:, 0, 0] = span[:, 0] * numbers.flip
     theta[:, 1, 1] = span[:, 1]
     theta[:, :, 2] = centre
     grid = F.affine_grid(theta, [n, 1, *view_hw], align_corners=False)
@@ -116,8 +121,10 @@ def _move(
     A box of which less than the share SEEN remains is no object to be found any more: it becomes an
     ignored region.
     """
+    # filled in place: a tensor made of a list would wait for the device
     image_size, view_size = (
-        targets.xyxy.new_tensor(size[::-1]).repeat(2) for size in (image_hw, view_hw)
+        torch.cat([targets.xyxy.new_full((1,), side) for side in size[::-1]]).repeat(2)
+        for size in (image_hw, view_hw)
     )
     scale = torch.stack([theta_N23[:, 0, 0], theta_N23[:, 1, 1]], dim=1).repeat(1, 2)[:, None]
     centre = theta_N23[:, :, 2].repeat(1, 2)[:, None]
@@ -132,7 +139,7 @@ def _move(
 
 def _recolour(pixels: torch.Tensor, numbers: Draw) -> torch.Tensor:
     def per_image(values: torch.Tensor) -> torch.Tensor:
-        return values.to(pixels.device).reshape(len(pixels), -1, 1, 1)
+        return values.reshape(len(pixels), -1, 1, 1)
 
     pixels = pixels * per_image(numbers.brightness) * per_image(numbers.gain)
     grey = pixels.mean(dim=1, keepdim=True)

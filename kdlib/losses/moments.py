@@ -20,8 +20,9 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
     A channel that is constant in a region gets its value and twice an exact 0; so does a region of
     one pixel, and two pixels have a third moment of exactly 0. Absent regions have 0 throughout.
     Differentiable once, with respect to the features; without a gradient nothing is kept. On the
-    CPU the work grows with the pixels inside regions; elsewhere every region that any image has
-    costs a pass over the whole maps, and the forward pass waits for the device once, to know which.
+    CPU the work grows with the pixels inside regions; elsewhere every region costs a pass over the
+    whole maps. Of more than eight only those that an image has, and the forward pass waits for the
+    device, once, to know which.
 
     Args:
         features_NCHW: float32 or float64, any memory format.

@@ -295,7 +295,8 @@ class _Grid:
         if bool(((width_KW == width_KW[:, :1]).all()) & (height_KH == height_KH[:, :1]).all()):
             width_KW, height_KH = width_KW[:, :1], height_KH[:, :1]
         area_KHW = width_KW[:, None, :] * height_KH[:, :, None]
-        return cls(*(t.contiguous().to(device) for t in (x_2KW, y_2KH, area_KHW)))
+        kept = (x_2KW, y_2KH, area_KHW)
+        return cls(*(t.contiguous().to(device, non_blocking=True) for t in kept))
 
     def best(self, boxes_T4: Tensor, plus: int) -> Tensor:
         """(T, H, W) largest IoU of a cell's anchors with each box."""

@@ -174,7 +174,7 @@ def _ohem_limit(
     sampled = ((1 - part_h) * upper + part_h * lower).where(valid_Nhw, torch.inf)
     # ignored samples come last; where k reaches them the limit is 1 anyway
     ordered = torch.cat([sampled.flatten().sort().values, sampled.new_ones(1)])
-    limit = ordered.new_tensor(threshold)
+    limit = ordered.new_full((), threshold)
     if k > 0:
         limit = torch.maximum(limit, ordered[min(k, len(ordered)) - 1])
     return torch.where(valid_Nhw.sum() <= k, 1, limit)

@@ -54,7 +54,8 @@ class Distil(Alone):
         teacher_NCHW = to_grid(teacher_NCHW, student_NCHW.shape[-2:])
         weight = None
         if self.class_weights is not None:
-            weight = self.class_weights.to(teacher_NCHW.device)[teacher_NCHW.argmax(dim=1)]
+            weights = self.class_weights.to(teacher_NCHW.device, non_blocking=True)
+            weight = weights[teacher_NCHW.argmax(dim=1)]
         return matching.segmentation(
             student_NCHW,
             teacher_NCHW,

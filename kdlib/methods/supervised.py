@@ -50,7 +50,7 @@ class Supervised(Alone):
     def _loss(self, logits_NCHW: torch.Tensor, labels_NHW: torch.Tensor) -> torch.Tensor:
         weights = self.class_weights
         if weights is not None:
-            weights = weights.to(logits_NCHW.device)
+            weights = weights.to(logits_NCHW.device, non_blocking=True)
         return supervised.segmentation_ce(logits_NCHW, labels_NHW, class_weights=weights)
 
 
