@@ -330,7 +330,6 @@ print("ok: on CULane 85 % of the printed gap is recovered; every deviation has i
 # 2. **A teacher as good as its student.** Train the teacher for a third of its steps. Which rows
 #    still gain?
 # 3. **The price.** The minutes in the full table were taken beside other work. `python -m
-#    benchmarks.step` takes the CPU time of a step, in turns with a bare pass of the networks, so
-#    that a busy machine disturbs both alike. It times function matching on random pictures: give it
-#    this page's rows and a source with labels, and divide the points of each row by what its step
-#    costs more. What would labels alone do with that time?
+#    benchmarks.step affinity-culane-erfnet-intra` takes the CPU time of a step, in turns with a
+#    bare pass of the networks, so that a busy machine disturbs both alike. Take it for each row and
+#    divide its points by what its step costs more. What would labels alone do with that time?

@@ -235,7 +235,6 @@ print("ok: every deviation has its reason")
 # 2. **Another normalisation.** Run the rows with `weights: conference`. With 19 classes and batches
 #    of 8, how much smaller is its pixel-wise term per pixel? Which row changes most, and why?
 # 3. **The price of a term.** The minutes in `table.md` were taken beside other work. `python -m
-#    benchmarks.step` takes the CPU time of a step, in turns with a bare pass of the networks, so
-#    that a busy machine disturbs both alike. It times function matching on random pictures: give it
-#    this page's rows and a source with labels, and divide the points of each row over the one above
-#    by what its step costs more. What would the baseline do with that time?
+#    benchmarks.step structured-pi-pa` takes the CPU time of a step, in turns with a bare pass of
+#    the networks, so that a busy machine disturbs both alike. Take it for each row and divide its
+#    points over the one above by what its step costs more. What would the baseline do in that time?
