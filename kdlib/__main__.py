@@ -126,11 +126,14 @@ def _run(options: argparse.Namespace) -> int:
 
     started = time.time()
     run = config.load_run(options.name, scale=options.scale, seed=options.seed)
-    facts = experiment.make(run)
-    if facts is not None and runtime.is_first():
-        root = config.repository()
-        origin = provenance(root, data_hash=facts["data_hash"], started=started)
-        print(write_record(root / run.record, origin | facts))
+    root = config.repository()
+
+    def keep(facts: dict) -> None:
+        if runtime.is_first():
+            origin = provenance(root, data_hash=facts["data_hash"], started=started)
+            print(write_record(root / run.record, origin | facts))
+
+    experiment.make(run, keep)
     return 0
 
 

@@ -150,6 +150,11 @@ class Imitation:
     assign: Literal["area", "anchors", "every"] | None = None
 
     def __post_init__(self):
+        if min(self.weight, self.scores_weight) < 0 or not 0 <= self.psi <= 1:
+            raise ConfigError(
+                "method.imitation: weights from 0 on and psi from 0 to 1, found weight "
+                f"{self.weight}, scores_weight {self.scores_weight}, psi {self.psi}"
+            )
         if len({*self.letters} & {*"IFG"}) > 1:
             raise ConfigError(f"method.imitation.letters: one of I, F, G at most: {self.letters}")
         if self.assign == "anchors" and "G" in self.letters:
@@ -178,6 +183,9 @@ class Affinity:
             raise ConfigError(f"{where}.kernel: an odd number of pixels, found {self.kernel}")
         if not self.temperature > 0:
             raise ConfigError(f"{where}.temperature: over 0, found {self.temperature}")
+        for name in ("affinity_weight", "attention_weight", "soft_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{where}.{name}: from 0 on, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -204,6 +212,10 @@ class Method:
                     f"method.{name}: {self.name} "
                     + ("needs this block" if block is None else f"has none, only {name}")
                 )
+        if not self.temperature > 0:
+            raise ConfigError(f"method.temperature: over 0, found {self.temperature}")
+        if self.label_weight < 0:
+            raise ConfigError(f"method.label_weight: from 0 on, found {self.label_weight}")
         for key, *ways in (
             ("mixup", "matching"),
             ("label_weight", "distil"),
@@ -235,6 +247,11 @@ class Schedule:
     compile: bool = False
 
     def __post_init__(self):
+        if self.steps < 0 or self.batch < 1 or not self.lr > 0:
+            raise ConfigError(
+                "schedule: steps from 0 on, batch from 1 on and lr over 0, found "
+                f"steps {self.steps}, batch {self.batch}, lr {self.lr}"
+            )
         drops = self.drops or ()
         if (self.decay == "step") != bool(drops):
             raise ConfigError("schedule.drops: needed by decay: step, and by no other decay")

@@ -13,6 +13,7 @@ is an error that names its stage.
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ def score(parts: Parts) -> dict[str, Any]:
 
 
 def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> None:
-    """Write weights, notes and history, then drop the resume point."""
+    """Write weights, notes and history. The resume point stays until the record is written, too."""
     run = parts.run
     folder = parts.root / run.folder
     sample = preparing.teacher_sample(run, parts.root)
@@ -174,9 +175,16 @@ def finish(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> N
     }
     if parts.fabric.is_global_zero:
         training.write_history(folder / "history.csv", trained.history)
+        # no older weights beside newer notes, whenever it is killed
+        (folder / "model.safetensors").unlink(missing_ok=True)
         checkpoint.save(folder / "model.safetensors", trained.weights, notes)
-        shutil.rmtree(parts.resume, ignore_errors=True)
     parts.fabric.barrier()
+
+
+def forget(parts: Parts) -> None:
+    """Drop the resume point: all results are written."""
+    if parts.fabric.is_global_zero:
+        shutil.rmtree(parts.resume, ignore_errors=True)
 
 
 def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> dict[str, Any]:
@@ -205,10 +213,11 @@ def facts(parts: Parts, trained: training.Trained, scores: dict[str, Any]) -> di
     }
 
 
-def make(run: Run) -> dict[str, Any] | None:
+def make(run: Run, keep: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any] | None:
     """The whole of a run without its notebook's explanations; its facts, None for a frames run.
 
-    For `kdlib run` (under torchrun too), and for what is missing upstream at smoke scale.
+    For `kdlib run` (under torchrun too), and for what is missing upstream at smoke scale. keep:
+    writes the record of the facts, before the resume point goes.
     """
     if run.frames is not None:
         extract_frames(run)
@@ -217,7 +226,11 @@ def make(run: Run) -> dict[str, Any] | None:
     trained = fit(parts)
     scores = score(parts)
     finish(parts, trained, scores)
-    return facts(parts, trained, scores)
+    found = facts(parts, trained, scores)
+    if keep is not None:
+        keep(found)
+    forget(parts)
+    return found
 
 
 def load_network(run: Run, root: Path, fabric: Fabric) -> tuple[nn.Module, dict[str, Any]]:

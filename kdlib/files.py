@@ -1,5 +1,6 @@
 """Files that are replaced whole: whenever a process dies, readers see the old one or the new."""
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -24,6 +25,15 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time: others wait here until the block ends. `path` is the lock's file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write(path: Path, content: bytes) -> None:

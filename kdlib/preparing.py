@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,9 @@ def source_of(
     data = run.data
     if not method.needs_pool:
         return labels, ""
-    sources, words = [labels], [str(data.pool)]
+    # what the labels' source remembers would be remembered twice
+    alone = labels.source if isinstance(labels, loader.Remembered) else labels
+    sources, words = [alone], [str(data.pool)]
     if data.frames:
         clipped = load_run(data.frames, scale=run.scale)
         folder = require_run(clipped, root, make)
@@ -204,18 +208,32 @@ def require_run(run: Run, root: Path, make: Make) -> Path:
     folder = root / run.folder
     done = folder / ("manifest.csv" if run.frames is not None else "model.safetensors")
     if run.scale == "smoke":
-        if not done.is_file() or _outdated(run, done):
-            make(run)
-    elif not done.is_file():
+        # processes train together, but frames are for one of them to clip
+        wait = files.alone(root / ".cache" / f"{run.name}.lock") if run.frames else nullcontext()
+        with wait:
+            if not done.is_file() or _outdated(run, done):
+                make(run)
+        return folder
+    again = f"`kdlib run {run.name} --scale {run.scale} --seed {run.seed}`"
+    if not done.is_file():
         raise MissingError(
-            f"{done}: not there yet. Make it first: `kdlib run {run.name} --scale {run.scale} "
-            f"--seed {run.seed}`, or `dvc repro`, which makes every stage of dvc.yaml in order."
+            f"{done}: not there yet. Make it first: {again}, or `dvc repro`, which makes every "
+            "stage of dvc.yaml in order."
+        )
+    if _outdated(run, done):
+        warnings.warn(
+            f"{done}: made with other settings than params.yaml holds now, and used as it is. "
+            f"Where that is not meant, make it again: {again}.",
+            stacklevel=2,
         )
     return folder
 
 
 def _outdated(run: Run, done: Path) -> bool:
-    """Whether weights were made with other settings than the parameters hold now."""
+    """Whether weights were made with other settings than the parameters hold now.
+
+    Of frames nothing is known but what they are.
+    """
     if run.frames is not None:
         return False
     notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))

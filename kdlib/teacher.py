@@ -19,7 +19,8 @@ class Teacher(nn.Module):
     """A frozen network in evaluation mode that owns its input normalisation and its recorded score.
 
     Feed it the student's very tensor: RGB in 0..1, already augmented (consistent teaching, Beyer et
-    al. 2022, section 3). `train()` leaves it in evaluation mode.
+    al. 2022, section 3). In bf16 runs Fabric rounds the student's copy, by up to half a grey level.
+    `train()` leaves it in evaluation mode.
     """
 
     def __init__(self, network: nn.Module, *, name: str, score: float):

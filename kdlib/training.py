@@ -86,6 +86,11 @@ def train(
     if (resume / resuming.FILE).is_file():
         first, history, before, own = resuming.restore(resume, student, optimizer, averaged)
         method.restore(own)
+    if fabric.broadcast(first) != first:
+        raise TrainingError(
+            f"{resume}: only some of the processes find the resume point here. Put the repository "
+            "on a file system that all nodes share, or delete the folder to begin anew."
+        )
     log = _Log(live, history) if fabric.is_global_zero else None
 
     # 3. Batches from there on.

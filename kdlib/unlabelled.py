@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kdlib import config
+from kdlib import config, files
 from kdlib.config import Run
 from kdlib.data import frames, layouts
 from kdlib.data.layouts.sample import Video
@@ -41,6 +41,11 @@ def require_data(run: Run, root: Path) -> None:
 
 def _render_smoke_data(root: Path) -> None:
     """Make the tiny data, unless they are there and of the present recipe."""
+    with files.alone(root / f"{SMOKE_DATA}.lock"):  # not by two processes at once
+        _render_alone(root)
+
+
+def _render_alone(root: Path) -> None:
     whole, recipe = root / SMOKE_DATA, hashlib.sha256(RECIPE.read_bytes()).hexdigest()
     mark = whole / ".recipe"
     if mark.is_file() and mark.read_text(encoding="utf-8") == recipe:

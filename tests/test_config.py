@@ -197,6 +197,44 @@ def test_settings_that_a_method_would_ignore_are_refused(params):
     assert "label_weight" in refusal("p-student")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("steps: 100", "steps: -5", "steps -5"),
+        ("batch: 8", "batch: 0", "batch 0"),
+        ("name: matching, mixup: true", "name: matching, temperature: -2.0", "temperature"),
+        ("name: matching, mixup: true", "name: distil, label_weight: -0.5", "label_weight"),
+    ],
+)
+def test_values_that_would_train_away_from_the_goal_are_refused(params, old, new, told):
+    params((old, new))
+    assert told in refusal("p-student")
+
+
+def test_factors_of_a_method_are_not_negative():
+    for options in ({"weight": -1.0}, {"scores_weight": -1.0}, {"psi": 1.5}):
+        with pytest.raises(ConfigError, match="imitation"):
+            config.Imitation(letters=("I",), **options)
+    with pytest.raises(ConfigError, match="attention_weight"):
+        config.Affinity(terms=("attention",), attention_weight=-0.1)
+
+
+def test_no_two_runs_share_a_block():
+    """DVC would lose a value that `dvc exp run -S` sets in one of them."""
+    params = config.read_params(ROOT / "params.yaml")
+    seen: set[int] = set()
+
+    def walk(block) -> None:
+        if isinstance(block, dict):
+            assert id(block) not in seen, f"an anchor below `runs`: {block}"
+            seen.add(id(block))
+            for part in block.values():
+                walk(part)
+
+    walk(params["runs"])
+    assert len(seen) > 200
+
+
 def test_outside_a_repository_nothing_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "dvc.yaml" in refusal()

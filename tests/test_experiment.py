@@ -92,7 +92,10 @@ def teacher(repository):
         parts = experiment.prepare(run)
         trained = experiment.fit(parts)
         scores = experiment.score(parts)
+        parts.resume.mkdir(parents=True)  # as a longer run leaves it
         experiment.finish(parts, trained, scores)
+        assert parts.resume.exists()  # until the record is there, too
+        experiment.forget(parts)
     return run, parts, trained, scores
 
 

@@ -1,12 +1,14 @@
 """What each method turns views and outputs into, and what a teacher guarantees."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from kdlib import config, methods
+from kdlib.config import ConfigError
 from kdlib.data.augment import Views
 from kdlib.losses import matching, supervised
 from kdlib.methods import Distil, FunctionMatching, Supervised
@@ -141,6 +143,12 @@ def test_mixup_blends_each_view_with_its_neighbour(views):
     )
     other = method.prepare(without_labels(views), generator(5, "views", 10)).images
     assert not torch.equal(other, mixed.images)
+
+
+def test_a_single_image_has_no_neighbour_to_blend_with(views):
+    one = replace(views, images=views.images[:1], valid=views.valid[:1])
+    with pytest.raises(ConfigError, match="mixup"):
+        FunctionMatching(mixup=True).prepare(one, generator(0, "one"))
 
 
 def test_mixup_ratios_are_uniform(views):

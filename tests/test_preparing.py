@@ -1,13 +1,19 @@
 """What a run is made ready from: weights of networks for other classes, and hashes of stills."""
 
+import dataclasses
+import hashlib
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from kdlib import checkpoint, config, files, models, preparing
 from kdlib.data import loader
 from kdlib.data.layouts.sample import LayoutError, Sample
+from kdlib.models import weights
+from kdlib.models.outputs import ModelError
 
 
 def test_weights_for_other_classes_leave_the_classifiers_as_drawn(tmp_path):
@@ -67,3 +73,55 @@ def test_lanes_that_are_not_there_are_missed_before_training(tmp_path, monkeypat
     picture = tmp_path / "driver_1" / "clip" / "1.jpg"
     with pytest.raises(LayoutError, match=r"1\.lines\.txt.*annotations_new"):
         preparing.check_report(run, tmp_path, [Sample("driver_1/clip/1", picture, None)])
+
+
+def test_what_was_made_with_other_settings_is_used_with_a_warning(tmp_path):
+    run = config.load_run("affinity-culane-teacher", scale="paper")
+    folder = tmp_path / run.folder
+    notes = {"settings_hash": "of other settings"}
+    checkpoint.save(folder / "model.safetensors", {"x": torch.zeros(1)}, notes)
+    with pytest.warns(UserWarning, match=r"other settings.*kdlib run affinity-culane-teacher"):
+        assert preparing.require_run(run, tmp_path, make=None) == folder
+    notes = {"settings_hash": run.settings_hash()}
+    checkpoint.save(folder / "model.safetensors", {"x": torch.zeros(1)}, notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preparing.require_run(run, tmp_path, make=None)
+
+
+def test_labels_are_not_remembered_twice(tmp_path):
+    run = config.load_run("structured-camvid-pi-unlabelled", scale="sample")
+    labels = loader.Remembered([])
+    pool = type("Method", (), {"needs_pool": True})
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, frames=None, unlabelled=()))
+    source, _ = preparing.source_of(run, tmp_path, labels, pool, make=None)
+    assert isinstance(source, loader.Remembered) and source.source.sources == (labels.source,)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a file has run code",))
+
+
+@pytest.mark.parametrize("content", ["code", "page"])
+def test_a_file_in_the_cache_that_is_not_the_published_one_is_refused(
+    tmp_path, monkeypatch, content
+):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    place = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
+    place.parent.mkdir()
+    if content == "code":
+        torch.save({"fc.weight": Bomb()}, place)
+    else:
+        place.write_text("<html>not here</html>")
+    with pytest.raises(ModelError, match=r"resnet18-f37072fd\.pth is damaged or another file"):
+        weights.imagenet("ResNet18")
+    # even where its name fits
+    digest = hashlib.sha256(place.read_bytes()).hexdigest()[:8]
+    fitting = place.with_name(f"resnet18-{digest}.pth")
+    place.rename(fitting)
+    entry = torchvision.models.get_weight("ResNet18_Weights.IMAGENET1K_V1")
+    named = dataclasses.replace(entry.value, url=f"https://nowhere.invalid/{fitting.name}")
+    monkeypatch.setattr(entry, "_value_", named)
+    with pytest.raises(ModelError, match="could not be had"):
+        weights.imagenet("ResNet18")

@@ -10,8 +10,9 @@
 Steps: clips are put in an order drawn by the seed and cut into blocks. The clips of a block are
 decoded by one process a core into one part file each; then their frames are shuffled together into
 the block's shards and the parts are removed. So memory holds one clip a worker, the scratch folder
-one block, and a reader that goes through a shard sees no neighbours in time. Draws are sorted
-hashes, not random generators: they are the same in every version of Python and NumPy.
+the parts of one block and all shards so far, which go to `out` when the last is whole; and a reader
+that goes through a shard sees no neighbours in time. Draws are sorted hashes, not random
+generators: they are the same in every version of Python and NumPy.
 
 A killed run goes on where it stopped when it is called again with the same settings, and ends with
 the same bytes. Reasons in dropped.csv:
@@ -27,8 +28,8 @@ second: one core reads 210 to 290 frames a second of 720p at 4.2 Mbit/s, 410 to 
 Mbit/s. Four fifths of that is the decoder, so the ffmpeg program is as fast, give or take a tenth.
 BDD100K's 100,000 videos are 120 million frames: 75 to 160 core hours, ten hours or less on 16
 cores. A frame at JPEG quality 90 takes 57 to 163 kB as decoded and 31 to 57 kB at 360x640, so 16
-million take 0.9 to 2.6 TB or 0.5 to 0.9 TB, and the scratch folder some 10 to 30 GB. Their manifest
-is 2.7 GB; a reader takes some 40 s to load it.
+million take 0.9 to 2.6 TB or 0.5 to 0.9 TB, until the end in the scratch folder, and the parts of a
+block some 10 to 30 GB beside them. Their manifest is 2.7 GB; a reader takes some 40 s to load it.
 """
 
 import csv
@@ -98,7 +99,7 @@ def extract(
         workers: processes; None = one a core; 1 = none but this one.
         scratch: folder of unfinished work, removed at the end; best on the file system of `out`.
             None = ``out/.parts``; take another where something empties `out` between two calls.
-        clips_per_block: clips whose frames are shuffled together; bounds the scratch folder.
+        clips_per_block: clips whose frames are shuffled together; bounds what lies beside shards.
 
     Returns:
         ``out/manifest.csv``. It appears last, so where it is, everything is.

@@ -87,6 +87,7 @@ def vanilla(
     temperature: float = 1.0,
     classes_dim: int | None = -1,
     weight: Tensor | None = None,
+    normaliser: Tensor | None = None,
 ) -> Tensor:
     """Distillation of the head's class scores: the paper's ablation D, filled in by us.
 
@@ -102,6 +103,9 @@ def vanilla(
         weight: weights >= 0, the shape of the logits without `classes_dim` (with None: the shape of
             the logits); such as the teacher's confidence that an anchor holds an object. None: all
             equal.
+        normaliser: scalar over 0 to divide by in place of the sum of the weights; with several
+            processes or parts of a batch that of all, divided by how many they are where their
+            gradients are averaged. Without weights it is not used.
 
     Returns:
         Scalar in nats: T^2 KL(teacher || student), sum over classes (of a sigmoid: over yes and
@@ -135,5 +139,5 @@ def vanilla(
         raise ValueError(f"weight must be {tuple(kl.shape)}, not {tuple(weight.shape)}")
     # a copy: the gradient keeps it, which tensors of inference mode refuse
     weight = weight.to(dtype, copy=True)
-    total = weight.sum()
+    total = weight.sum() if normaliser is None else normaliser
     return temperature**2 * (weight * kl).sum() / torch.where(total > 0, total, 1)

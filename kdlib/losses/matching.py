@@ -27,6 +27,7 @@ def segmentation(
     temperature: float = 1.0,
     valid_NHW: Tensor | None = None,
     weight_NHW: Tensor | None = None,
+    normaliser: Tensor | None = None,
 ) -> Tensor:
     """KL divergence of the student's class distribution from the teacher's, per pixel.
 
@@ -41,6 +42,9 @@ def segmentation(
         temperature: T > 0, divides both logits.
         valid_NHW: bool, or 0 and 1; True where a pixel counts. None: everywhere.
         weight_NHW: weights >= 0 of the pixels, for a weighted mean. None: all equal.
+        normaliser: scalar over 0 to divide by in place of the number of valid pixels, or of the sum
+            of their weights. With several processes or parts of a batch: that number of all,
+            divided by how many they are where their gradients are averaged.
 
     Returns:
         Scalar in nats: T^2 KL(teacher || student), sum over classes, mean over N and the valid
@@ -74,15 +78,15 @@ def segmentation(
     kl_NHW = F.kl_div(log_s_NCHW, log_t_NCHW, reduction="none", log_target=True).sum(1)
 
     # L = T^2 / |Omega| * sum over u in Omega of KL_u, or the weighted mean
-    if valid_NHW is None and weight_NHW is None:
+    if valid_NHW is None and weight_NHW is None and normaliser is None:
         return temperature**2 * (kl_NHW.mean() if kl_NHW.numel() else kl_NHW.sum())
     if weight_NHW is None:
-        weight_NHW = valid_NHW.to(dtype)
+        weight_NHW = kl_NHW.new_ones(()) if valid_NHW is None else valid_NHW.to(dtype)
     elif valid_NHW is None:
         weight_NHW = weight_NHW.to(dtype)
     else:
         weight_NHW = weight_NHW.to(dtype) * valid_NHW.to(dtype)
-    norm = weight_NHW.sum()
+    norm = weight_NHW.sum() if normaliser is None else normaliser
     return temperature**2 * (weight_NHW * kl_NHW).sum() / torch.where(norm > 0, norm, 1)
 
 

@@ -18,6 +18,7 @@ def segmentation_ce(
     aux_weight: float = 0.4,
     class_weights: Tensor | None = None,
     ignore_index: int = 255,
+    normaliser: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of every labelled pixel, at the resolution of the labels.
 
@@ -31,6 +32,9 @@ def segmentation_ce(
         aux_weight: factor of the auxiliary head's own mean.
         class_weights: (C,) or None. With weights the mean is weighted as PyTorch weights it.
         ignore_index: label that counts nowhere.
+        normaliser: scalar to divide by in place of `labelled_weight`, over 0. With several
+            processes or parts of a batch: `labelled_weight` summed over all, divided by their
+            number where their gradients are averaged.
 
     Returns:
         Scalar: mean over N and the labelled pixels. A batch without any labelled pixel gives 0 with
@@ -49,24 +53,37 @@ def segmentation_ce(
             f"class_weights must hold {logits.shape[1]} values, not {tuple(class_weights.shape)}"
         )
     labels_NHW = labels.long()
-    loss = _mean_ce(logits, labels_NHW, class_weights, ignore_index)
+    options = (class_weights, ignore_index, normaliser)
+    loss = _mean_ce(logits, labels_NHW, *options)
     if aux_logits is not None:
-        loss = loss + aux_weight * _mean_ce(aux_logits, labels_NHW, class_weights, ignore_index)
+        loss = loss + aux_weight * _mean_ce(aux_logits, labels_NHW, *options)
     return loss
 
 
+def labelled_weight(
+    labels: Tensor, class_weights: Tensor | None = None, *, ignore_index: int = 255
+) -> Tensor:
+    """Scalar that `segmentation_ce` divides by, where it is over 0: the number of labelled pixels,
+    or the sum of their classes' weights."""
+    valid_NHW = labels != ignore_index
+    if class_weights is None:
+        return valid_NHW.sum()
+    return (class_weights[labels.long().where(valid_NHW, 0)] * valid_NHW).sum()
+
+
 def _mean_ce(
-    logits_NCHW: Tensor, labels_NHW: Tensor, class_weights: Tensor | None, ignore_index: int
+    logits_NCHW: Tensor,
+    labels_NHW: Tensor,
+    class_weights: Tensor | None,
+    ignore_index: int,
+    normaliser: Tensor | None,
 ) -> Tensor:
     dtype = torch.promote_types(logits_NCHW.dtype, torch.float32)
     logits_NCHW = bilinear(logits_NCHW.to(dtype), tuple(labels_NHW.shape[1:]))
-    valid_NHW = labels_NHW != ignore_index
-    weights = None
-    if class_weights is None:
-        norm = valid_NHW.sum()
-    else:
-        weights = class_weights.to(dtype)
-        norm = (weights[labels_NHW.where(valid_NHW, 0)] * valid_NHW).sum()
+    weights = None if class_weights is None else class_weights.to(dtype)
+    norm = normaliser
+    if norm is None:
+        norm = labelled_weight(labels_NHW, weights, ignore_index=ignore_index)
     if logits_NCHW.is_cuda and torch.are_deterministic_algorithms_enabled():
         # CUDA's kernel for images adds in any order; the one for rows does not
         logits_NCHW = logits_NCHW.permute(0, 2, 3, 1).flatten(0, 2)

@@ -4,13 +4,15 @@ from typing import Protocol
 
 import torch
 from lightning.fabric import Fabric
-from torch import nn
+from torch import distributed, nn
 
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput
 from kdlib.models.outputs import SegmentationOutput
 from kdlib.models.rcnn import TwoStageOutput
 from kdlib.models.shuffledet import AnchorOutput
+
+TINY = torch.finfo(torch.float32).tiny  # to divide a sum over nothing by
 
 Output = SegmentationOutput | DetectionOutput | AnchorOutput | TwoStageOutput
 
@@ -115,3 +117,16 @@ class Alone:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         pass
+
+
+def share(count: torch.Tensor, *, least: float = 1) -> torch.Tensor:
+    """What each process divides by, so that the mean over processes is the whole batch's loss.
+
+    Args:
+        count: what the loss of this process alone would be divided by, evidence, cells, pixels or
+            weights; in a process group.
+        least: what a sum over all processes counts as that is below it; `TINY` for weights.
+    """
+    total = count.detach().clone()
+    distributed.all_reduce(total)
+    return total.clamp(min=least) / distributed.get_world_size()

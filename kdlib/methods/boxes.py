@@ -10,7 +10,7 @@ from torch import distributed, nn
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
 from kdlib.losses import fcos, matching, squeezedet
-from kdlib.methods.base import Alone
+from kdlib.methods.base import Alone, share
 from kdlib.methods.matching import blended
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
@@ -118,18 +118,6 @@ def at_cells(valid_NHW: torch.Tensor, size_hw: tuple[int, int], stride: int) -> 
         torch.arange(cells, device=valid_NHW.device) * stride + stride // 2 for cells in size_hw
     )
     return valid_NHW[:, rows.clamp(max=height - 1)][:, :, columns.clamp(max=width - 1)]
-
-
-def share(count: torch.Tensor) -> torch.Tensor:
-    """What each process divides by, so that the mean over processes is the whole batch's loss.
-
-    Args:
-        count: what the loss of this process alone would be divided by, evidence or cells; in a
-            process group.
-    """
-    total = count.detach().clone()
-    distributed.all_reduce(total)
-    return total.clamp(min=1) / distributed.get_world_size()
 
 
 def labelled_terms(output: Labelled, targets: Targets) -> dict[str, torch.Tensor]:

@@ -12,8 +12,8 @@ from kdlib.data.augment import Views
 from kdlib.detection import Targets
 from kdlib.losses import imitation
 from kdlib.losses.regions import imitation_masks
-from kdlib.methods.base import Alone
-from kdlib.methods.boxes import LABEL_WEIGHTS, labelled_terms, share
+from kdlib.methods.base import TINY, Alone, share
+from kdlib.methods.boxes import LABEL_WEIGHTS, labelled_terms
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageOutput, assign_levels
 from kdlib.models.shuffledet import AnchorOutput
@@ -166,11 +166,11 @@ class Imitation(Alone):
                     teacher.features, student.regions, student.size_hw
                 )
             return imitation.vanilla(student.scores, told, classes_dim=1)
+        weight, normaliser = teacher.confidence.float().sigmoid(), None
+        if distributed.is_initialized():
+            normaliser = share(weight.sum(), least=TINY)
         return imitation.vanilla(
-            student.classes,
-            teacher.classes,
-            classes_dim=2,
-            weight=teacher.confidence.float().sigmoid(),
+            student.classes, teacher.classes, classes_dim=2, weight=weight, normaliser=normaliser
         )
 
     def _region(self) -> Callable[[list[Level], Targets], dict[str, Tensor]] | None:

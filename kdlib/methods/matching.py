@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import distributed
 
+from kdlib.config import ConfigError
 from kdlib.data.augment import Views
 from kdlib.losses import matching
-from kdlib.methods.base import Alone
+from kdlib.methods.base import TINY, Alone, share
 from kdlib.methods.supervised import AUXILIARY_WEIGHT, Supervised
 from kdlib.models.outputs import SegmentationOutput
 from kdlib.resize import to_grid
@@ -56,12 +58,17 @@ class Distil(Alone):
         if self.class_weights is not None:
             weights = self.class_weights.to(teacher_NCHW.device, non_blocking=True)
             weight = weights[teacher_NCHW.argmax(dim=1)]
+        valid, normaliser = at_stride(views.valid, teacher_NCHW.shape[-2:]), None
+        if distributed.is_initialized():
+            counted = valid.sum() if weight is None else (weight * valid).sum()
+            normaliser = share(counted, least=TINY)
         return matching.segmentation(
             student_NCHW,
             teacher_NCHW,
             temperature=self.temperature,
-            valid_NHW=at_stride(views.valid, teacher_NCHW.shape[-2:]),
+            valid_NHW=valid,
             weight_NHW=weight,
+            normaliser=normaliser,
         )
 
 
@@ -81,7 +88,15 @@ class FunctionMatching(Distil):
 
 
 def blended(views: Views, generator: torch.Generator) -> Views:
-    """Each image blended with its neighbour in the batch, in one random proportion."""
+    """Each image blended with its neighbour in the batch, in one random proportion.
+
+    In a process group the neighbours are those of each process's share of the batch. Raises
+    ConfigError where that is one image, which would be blended with itself.
+    """
+    if len(views.images) < 2:
+        raise ConfigError(
+            "method.mixup: needs two images a process; fewer processes, or more batch"
+        )
     share = float(torch.rand(1, generator=generator))
     blend = share * views.images + (1 - share) * views.images.roll(1, dims=0)
     return replace(views, images=blend, valid=views.valid & views.valid.roll(1, dims=0))

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import distributed
 
 from kdlib.data.augment import Views
 from kdlib.losses import affinity, supervised
-from kdlib.methods.base import Alone
+from kdlib.methods.base import TINY, Alone, share
 from kdlib.models.outputs import SegmentationOutput
 
 AUXILIARY_WEIGHT = 0.4  # of PSPNet's auxiliary head, as in its paper and in the BDD100K model zoo
@@ -51,7 +52,13 @@ class Supervised(Alone):
         weights = self.class_weights
         if weights is not None:
             weights = weights.to(logits_NCHW.device, non_blocking=True)
-        return supervised.segmentation_ce(logits_NCHW, labels_NHW, class_weights=weights)
+        normaliser = None
+        if distributed.is_initialized():
+            counted = supervised.labelled_weight(labels_NHW, weights)
+            normaliser = share(counted, least=TINY)
+        return supervised.segmentation_ce(
+            logits_NCHW, labels_NHW, class_weights=weights, normaliser=normaliser
+        )
 
 
 def existing(labels_NHW: torch.Tensor, lanes: int) -> torch.Tensor:

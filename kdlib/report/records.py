@@ -118,7 +118,9 @@ def read_records(folder: Path | str) -> pd.DataFrame:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RecordError(f"{folder}: no such folder; `dvc repro` writes the records")
+        raise RecordError(
+            f"{folder}: no such folder; `dvc repro` or `kdlib run` writes the records"
+        )
     rows = [_read(path, folder) for path in sorted(folder.rglob("*.json"))]
     if not rows:
         columns = [*(key for key in REQUIRED if key not in ("metrics", "versions")), "path"]

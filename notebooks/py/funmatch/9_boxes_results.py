@@ -18,21 +18,11 @@ from kdlib import config, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.evaluation.feeding import to_device
-from kdlib.report import (
-    arms,
-    boxes,
-    figures,
-    ledger,
-    look,
-    notes,
-    published,
-    sentences,
-    tables,
-    weighting,
-)
+from kdlib.report import arms, boxes, figures, ledger, look, notes, published, sentences, tables
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
 from kdlib.report.starts import budget
+from kdlib.report.weighting import weighting_finding, weighting_table
 
 # %%
 root = config.repository()
@@ -124,8 +114,8 @@ for control in arms.CONTROLS:
 # networks still differ there. Both run here without labels, on the same frames, for as many steps.
 
 # %%
-rules = weighting.weighting_table(records, prefix=prefix)
-print(weighting.weighting_finding(records, prefix=prefix))
+rules = weighting_table(records, prefix=prefix)
+print(weighting_finding(records, prefix=prefix))
 rules
 
 # %% [markdown]

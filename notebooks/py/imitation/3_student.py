@@ -97,7 +97,7 @@ print(f"{rows} x {columns} cells: {s.shape[1]} channels of the student, {t.shape
 #
 # It learns with the student, by the same optimiser, and is dropped afterwards: a finished student
 # does not hold it. Its weights start at about $10^{-4}$, so $f(s)$ starts near zero, and the
-# student's first features, which mean nothing, are not compared with anything.
+# student is hardly pulled before the adapter has learnt.
 
 # %%
 # a row without features borrows the adapter of I for this section
@@ -279,9 +279,10 @@ pulls |= {name: pull(terms, [name]) for name in terms if name not in from_labels
 pd.DataFrame({"gradient at the neck": pulls}).T.map("{:.3g}".format)
 
 # %% [markdown]
-# Both pulls are short at the start: each has to pass weights of about $10^{-4}$, those of the
-# adapter or of the head. First these learn, then the student. The imitation's value is large from
-# the first step on, but most of it is the adapter's to remove.
+# The imitation's pull is short at the start: it has to pass the adapter's weights of about
+# $10^{-4}$, while the head has learnt already, in the common start. First the adapter learns, then
+# the student. The imitation's value is large from the first step on, but most of it is the
+# adapter's to remove.
 #
 # ## Training
 #
@@ -420,19 +421,20 @@ experiment.finish(parts, trained, scores)
 facts = experiment.facts(parts, trained, scores)
 origin = provenance(parts.root, data_hash=parts.data_hash, started=started)
 record = write_record(parts.root / cfg.record, origin | facts)
+experiment.forget(parts)
 print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 
 # %% [markdown]
 # ## Where this differs from the paper
 #
-# The student is the paper's 0.25x. It starts from random weights instead of ImageNet's. The divisor
-# is twice the number of cells; the released code for this very student divides by four times that
-# number and has λ = 1. F and G have the weight and the adapter of I, and D is filled in by us: the
-# paper gives no temperature, factor or head. Rows *Adapter*, *Adapter: first weights*, *Loss:
-# divisor*, *Loss: factor*, *Loss: warm-up*, *Layer that imitates*, *Letter F: whole map*, *Letter
-# G: boxes*, *Letter D: vanilla distillation* and *Letters I and D together* of the
-# [deviation ledger](../../published/feature_imitation.yaml) say why; page 4 prints the whole
-# ledger.
+# The student is the paper's 0.25x. It starts where the common start ends, which learnt from labels
+# and began at random, instead of at ImageNet's weights. The divisor is twice the number of cells;
+# the released code for this very student divides by four times that number and has λ = 1. F and G
+# have the weight and the adapter of I, and D is filled in by us: the paper gives no temperature,
+# factor or head. Rows *Adapter*, *Adapter: first weights*, *Loss: divisor*, *Loss: factor*, *Loss:
+# warm-up*, *Layer that imitates*, *Letter F: whole map*, *Letter G: boxes*, *Letter D: vanilla
+# distillation* and *Letters I and D together* of the [deviation
+# ledger](../../published/feature_imitation.yaml) say why; page 4 prints the whole ledger.
 #
 # ## Exercises
 #

@@ -211,6 +211,7 @@ experiment.finish(parts, trained, scores)
 facts = experiment.facts(parts, trained, scores)
 origin = provenance(parts.root, data_hash=parts.data_hash, started=started)
 record = write_record(parts.root / cfg.record, origin | facts)
+experiment.forget(parts)
 print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 
 # %% [markdown]
