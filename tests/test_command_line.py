@@ -67,7 +67,7 @@ def test_help_names_every_layout(capsys):
 
 
 def _raises(error):
-    def make(run):
+    def make(run, keep):
         raise error
 
     return make
