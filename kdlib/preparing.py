@@ -232,9 +232,13 @@ def require_run(run: Run, root: Path, make: Make) -> Path:
 def _outdated(run: Run, done: Path) -> bool:
     """Whether weights were made with other settings than the parameters hold now.
 
-    Of frames nothing is known but what they are.
+    Of frames nothing is known but what they are. Notes that are missing or damaged are made again
+    at smoke scale; elsewhere whoever loads the weights says what is wrong with them.
     """
     if run.frames is not None:
         return False
-    notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
-    return notes["settings_hash"] != run.settings_hash()
+    try:
+        notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return run.scale == "smoke"
+    return notes.get("settings_hash") != run.settings_hash()

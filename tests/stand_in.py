@@ -41,8 +41,9 @@ class Waits(TorchDispatchMode):
 
     def note(self, what: str) -> None:
         frames = [f for f in traceback.extract_stack() if f.filename.startswith(HERE)]
-        where = f"{Path(frames[-1].filename).relative_to(HERE)}, {frames[-1].name}"
-        self.found.append(f"{where}: {what}" if frames else what)
+        for frame in frames[-1:]:
+            what = f"{Path(frame.filename).relative_to(HERE)}, {frame.name}: {what}"
+        self.found.append(what)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name, kwargs = str(function).removesuffix(".default"), kwargs or {}

@@ -11,7 +11,6 @@ def test_pixels_weigh_alike_whichever_process_has_them(tmp_path):
         from kdlib.data.augment import Views
         from kdlib.losses import matching, supervised
         from kdlib.methods import Distil, Supervised
-        from kdlib.methods.matching import at_stride
         from kdlib.models.outputs import SegmentationOutput
 
         distributed.init_process_group("gloo")

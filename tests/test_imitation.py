@@ -574,6 +574,17 @@ def test_vanilla_has_its_gradient_and_its_zeros(classes_dim):
     assert hard.dtype == torch.float32 and torch.isfinite(hard)
 
 
+def test_parts_of_vanilla_add_up_under_one_normaliser():
+    generator = torch.Generator().manual_seed(0)
+    s, t = torch.randn(2, 6, 3, generator=generator)
+    weight = torch.rand(6, generator=generator) * torch.tensor([9.0, 1, 1, 1, 1, 1])
+    parts = [
+        vanilla(s[part], t[part], weight=weight[part], normaliser=weight.sum())
+        for part in (slice(0, 2), slice(2, 6))
+    ]
+    torch.testing.assert_close(sum(parts), vanilla(s, t, weight=weight))
+
+
 def test_vanilla_takes_a_teacher_of_inference_mode():
     s = torch.randn(4, 3, requires_grad=True)
     with torch.inference_mode():

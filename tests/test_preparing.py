@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import threading
 import warnings
 from pathlib import Path
 
@@ -87,6 +88,38 @@ def test_what_was_made_with_other_settings_is_used_with_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         preparing.require_run(run, tmp_path, make=None)
+
+
+def test_damaged_notes_are_told_by_whoever_loads_the_weights(tmp_path):
+    run = config.load_run("affinity-culane-teacher", scale="paper")
+    path = tmp_path / run.folder / "model.safetensors"
+    checkpoint.save(path, {"x": torch.zeros(1)}, {"settings_hash": run.settings_hash()})
+    for spoil in (lambda notes: notes.write_text("{"), lambda notes: notes.unlink()):
+        spoil(path.with_suffix(".json"))
+        assert preparing.require_run(run, tmp_path, make=None) == path.parent
+        with pytest.raises(checkpoint.CheckpointError, match=r"model\."):
+            checkpoint.load(path)
+    smoke, made = dataclasses.replace(run, scale="smoke"), []
+    checkpoint.save(tmp_path / smoke.folder / path.name, {"x": torch.zeros(1)}, {})
+    (tmp_path / smoke.folder / "model.json").unlink()
+    preparing.require_run(smoke, tmp_path, make=made.append)
+    assert made == [smoke]
+
+
+def test_one_process_at_a_time_holds_a_lock(tmp_path):
+    order = []
+
+    def second() -> None:
+        with files.alone(tmp_path / "deep" / "lock"):
+            order.append("second")
+
+    with files.alone(tmp_path / "deep" / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
 
 
 def test_labels_are_not_remembered_twice(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from processes import in_two
 
 from kdlib import checkpoint, config, methods, models, resuming, runtime, training
@@ -290,6 +291,12 @@ def test_a_full_disk_leaves_the_old_resume_point(tmp_path, monkeypatch):
     state, _ = checkpoint.load(tmp_path / "full" / "state.safetensors")
     assert int(state["step"]) == LOG_EVERY
     assert same(train(tmp_path / "whole", run), train(tmp_path / "full", run))
+
+
+def test_a_resume_point_that_only_some_processes_find_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Fabric, "broadcast", lambda self, first: first + 10)
+    with pytest.raises(training.TrainingError, match="file system that all nodes share"):
+        train(tmp_path / "own", make_run())
 
 
 def test_a_resume_point_of_another_network_is_refused(tmp_path):

@@ -194,7 +194,7 @@ def evidence(
     teacher: DetectionOutput,
     *,
     temperature: float = 1.0,
-    weighting: str = "foreground",
+    weighting: Literal["foreground", "top", "difference"] = "foreground",
     top: float = 0.01,
     valid: Sequence[Tensor] | None = None,
 ) -> Tensor:

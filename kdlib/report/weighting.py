@@ -1,8 +1,8 @@
-"""Function matching with boxes, by which cells count: the paper's choice unknown, ours, neighbours.
+"""Function matching with boxes: which cells count, our rule beside two published neighbours'.
 
-Fact sheet function_matching, section 2.3. `<prefix>-matching` weighs cells by the teacher's
-evidence of an object; `<prefix>-matching-top` and `-difference` take two published neighbours'
-rules. Scores are percentages, differences are points and paired by seed.
+Fact sheet function_matching, section 2.3; the paper's own is not known. `<prefix>-matching` weighs
+cells by the teacher's evidence of an object; `<prefix>-matching-top` and `-difference` take the
+neighbours' rules. Scores are percentages, differences are points and paired by seed.
 """
 
 from types import MappingProxyType
