@@ -111,7 +111,8 @@ for control in arms.CONTROLS:
 # Nobody has told how the paper weighs a detector's cells. We weigh them by the teacher's evidence
 # of an object; two neighbours choose otherwise. Dense Teacher takes the surest hundredth of the
 # cells as a region and pulls the scores outside it to zero. BCKD weighs a cell by how far the two
-# networks still differ there. Both run here without labels, on the same frames, for as many steps.
+# networks still differ there. Both learn here without labels, on the same frames, for as many
+# steps; a rule that has no record yet says so.
 
 # %%
 rules = weighting_table(records, prefix=prefix)
