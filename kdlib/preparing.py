@@ -24,7 +24,7 @@ from kdlib.data import layouts, loader
 from kdlib.data.layouts.sample import Sample
 from kdlib.models import espnet
 from kdlib.teacher import Teacher
-from kdlib.unlabelled import MissingError
+from kdlib.unlabelled import MissingError, settings_note
 
 TEACHER_SAMPLE = 40  # stills on which a teacher must reach its recorded score before it teaches
 
@@ -211,7 +211,7 @@ def require_run(run: Run, root: Path, make: Make) -> Path:
         # processes train together, but frames are for one of them to clip
         wait = files.alone(root / ".cache" / f"{run.name}.lock") if run.frames else nullcontext()
         with wait:
-            if not done.is_file() or _outdated(run, done):
+            if not done.is_file() or _outdated(run, root, done):
                 make(run)
         return folder
     again = f"`kdlib run {run.name} --scale {run.scale} --seed {run.seed}`"
@@ -220,7 +220,7 @@ def require_run(run: Run, root: Path, make: Make) -> Path:
             f"{done}: not there yet. Make it first: {again}, or `dvc repro`, which makes every "
             "stage of dvc.yaml in order."
         )
-    if _outdated(run, done):
+    if _outdated(run, root, done):
         warnings.warn(
             f"{done}: made with other settings than params.yaml holds now, and used as it is. "
             f"Where that is not meant, make it again: {again}.",
@@ -229,14 +229,16 @@ def require_run(run: Run, root: Path, make: Make) -> Path:
     return folder
 
 
-def _outdated(run: Run, done: Path) -> bool:
-    """Whether weights were made with other settings than the parameters hold now.
+def _outdated(run: Run, root: Path, done: Path) -> bool:
+    """Whether weights or frames were made with other settings than the parameters hold now.
 
-    Of frames nothing is known but what they are. Notes that are missing or damaged are made again
-    at smoke scale; elsewhere whoever loads the weights says what is wrong with them.
+    Of frames that is known at smoke scale only, see `settings_note`. Notes that are missing or
+    damaged are made again there; elsewhere whoever loads the weights says what is wrong with them.
     """
     if run.frames is not None:
-        return False
+        note = settings_note(run, root)
+        made_with = note.read_text(encoding="utf-8") if note.is_file() else ""
+        return run.scale == "smoke" and made_with != run.settings_hash()
     try:
         notes = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

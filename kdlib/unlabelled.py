@@ -73,7 +73,7 @@ def extract_frames(run: Run) -> Path:
     """Clip the run's unlabelled frames into shards; the manifest's path. See kdlib.data.frames."""
     root, how = config.repository(), run.frames
     require_data(run, root)
-    return frames.extract(
+    manifest = frames.extract(
         videos(run),
         root / run.folder,
         drop_ids=layouts.get(run.data.layout).evaluation_ids(root / run.data.root),
@@ -88,3 +88,13 @@ def extract_frames(run: Run) -> Path:
         # Outside the run's folder, which DVC empties before a stage runs again.
         scratch=root / ".cache" / "resume" / f"{run.name}-{run.scale}",
     )
+    files.write(settings_note(run, root), run.settings_hash().encode())
+    return manifest
+
+
+def settings_note(run: Run, root: Path) -> Path:
+    """Where the hash of the settings is kept that a run's frames were last clipped with.
+
+    Outside the run's folder: DVC restores frames of earlier settings, and there the note is wrong.
+    """
+    return root / ".cache" / "frames" / f"{run.name}-{run.scale}"

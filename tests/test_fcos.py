@@ -437,6 +437,11 @@ def test_padding_of_the_targets_changes_nothing():
     assert fcos.fcos(output, targets) == fcos.fcos(output, padded)
 
 
+def test_boxes_that_cross_are_almost_as_far_apart_as_can_be():
+    wide, tall = (torch.tensor(d).view(1, 4, 1) for d in ((10, 0.1, 10, 0.1), (0.1, 10, 0.1, 10)))
+    assert -1 < fcos.paired_iou(wide, tall, generalised=True).item() < -0.97
+
+
 def test_extreme_outputs_stay_finite():
     output = random_output(0, dtype=torch.float32)
     for x in (*output.classification, *output.quality):

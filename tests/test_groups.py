@@ -52,3 +52,42 @@ def test_pixels_weigh_alike_whichever_process_has_them(tmp_path):
         distributed.destroy_process_group()
         """,
     )
+
+
+def test_labelled_cells_count_alike_whichever_process_has_them(tmp_path):
+    in_two(
+        tmp_path,
+        """
+        from torch import distributed
+        from kdlib.detection import Targets
+        from kdlib.losses import fcos
+        from kdlib.methods.boxes import labelled_terms
+        from test_fcos import boxes_of, random_output
+
+        distributed.init_process_group("gloo")
+        rank = distributed.get_rank()
+        output, boxes = random_output(0, images=4), boxes_of(1, images=4)
+
+        def mean(terms):
+            values = torch.stack(list(terms.values()))
+            distributed.all_reduce(values)
+            return values / 2
+
+        def part(levels):
+            return tuple(level[rank::2] for level in levels)
+
+        own = output._replace(
+            classification=part(output.classification),
+            box=part(output.box),
+            quality=part(output.quality),
+        )
+        none, uneven = torch.ones_like(boxes.ignored), boxes.ignored.clone()
+        uneven[1::2] = True  # process 1 has no object at all
+        for ignored in (boxes.ignored, uneven, none):
+            targets = boxes._replace(ignored=ignored)
+            whole = torch.stack(list(fcos.fcos(output, targets).values()))
+            found = mean(labelled_terms(own, Targets(*(each[rank::2] for each in targets))))
+            torch.testing.assert_close(found, whole)
+        distributed.destroy_process_group()
+        """,
+    )

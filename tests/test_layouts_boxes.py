@@ -11,7 +11,16 @@ import pytest
 
 from kdlib.__main__ import main
 from kdlib.data import check, layouts
-from kdlib.data.layouts import LayoutError, bdd100k, bdd100k_boxes, coco, kitti, scalabel, voc
+from kdlib.data.layouts import (
+    LayoutError,
+    bdd100k,
+    bdd100k_boxes,
+    box_files,
+    coco,
+    kitti,
+    scalabel,
+    voc,
+)
 from kdlib.detection import ANY_CLASS, Boxes
 
 HEIGHT, WIDTH = 60, 100
@@ -414,6 +423,31 @@ DAMAGES = {
             written('[{"name": "b.jpg", "labels": ["car"]}]'),
             "image b: its labels are no list of objects",
         ),
+        "labels without a list": (
+            DET,
+            written('[{"name": "b.jpg", "labels": {}}]'),
+            "image b: its labels are no list of objects",
+        ),
+        "an empty box": (
+            DET,
+            scalabel_of({"category": "car", "box2d": {}}),
+            "image b: a box is not four numbers",
+        ),
+        "attributes in a list": (
+            DET,
+            scalabel_of(label("car", 1, 1, 5, 5) | {"attributes": ["crowd"]}),
+            r"image b: the attributes are no names with values \(\['crowd'\]\)",
+        ),
+        "categories in a list": (
+            DET,
+            scalabel_of(label(["car"], 1, 1, 5, 5)),
+            r"image b: unknown category \['car'\]",
+        ),
+        "an image under two names": (
+            DET,
+            written('[{"name": "b.jpg"}, {"name": "b.png"}]'),
+            "describes one image as b.jpg and as b.png",
+        ),
     },
     "kitti": {
         "truncated image": ("training/image_2/000002.png", cut, "is truncated .a PNG"),
@@ -422,6 +456,12 @@ DAMAGES = {
         "cut line": (TXT, cut, "image 000002: line 5 is not a type and 14 numbers"),
         "a result file": (TXT, lines(f"Car 0 0 0 1 1 9 9 {REST} 0.9"), "line 11 is not a type"),
         "words": (TXT, lines(f"Car 0 0 0 1 one 9 9 {REST}"), "line 11 is not a type"),
+        "words at the end": (
+            TXT,
+            lines("Car 0 0 0 1 1 9 9 1 1 1 x y z t"),
+            "line 11 is not a type",
+        ),
+        "truncation": (TXT, lines(f"Car nan 0 0 1 1 9 9 {REST}"), "line 11 is not a type"),
         "binary": (TXT, lambda path: path.write_bytes(b"\xff\xfe"), "cannot be read"),
         "unknown type": (TXT, lines(f"Bus 0 0 0 1 1 9 9 {REST}"), "line 11: unknown type 'Bus'"),
         "inverted": (TXT, lines(f"Car 0 0 0 9 1 1 9 {REST}"), "a box ends before it starts"),
@@ -448,7 +488,12 @@ DAMAGES = {
         "inverted": (
             XML + "000012.xml",
             written(annotation(thing("dog", "9 1 2 9"))),
-            "image 000012: a box ends before it starts",
+            "image 000012: object 1: a box ends before it starts",
+        ),
+        "inverted by a pixel": (
+            XML + "000012.xml",
+            written(annotation(thing("dog", "5 5 4 20"))),
+            "image 000012: object 1: a box ends before it starts",
         ),
         "outside": (
             XML + "000012.xml",
@@ -468,6 +513,16 @@ DAMAGES = {
             INSTANCES,
             written(instances([instance(1, 1, 1, 9, 9, image=3)])),
             "has an annotation of image 3, which it omits",
+        ),
+        "several images": (
+            INSTANCES,
+            written(instances([instance(1, 1, 1, 9, 9, image=[10])])),
+            r"has an annotation of image \[10\], which it omits",
+        ),
+        "several categories": (
+            INSTANCES,
+            written(instances([instance([1], 1, 1, 9, 9)])),
+            r"image 2: annotation 7: unknown category \[1\]",
         ),
         "listed twice": (INSTANCES, written(instances([], ("2.jpg", "2.jpg"))), "an image twice"),
         "another category": (
@@ -569,6 +624,16 @@ def test_boxes_over_the_edge_are_kept_and_noted(bdd, kit):
     assert audit.errors == 0
     (what,) = (note for note in audit.notes if "edge" in note)
     assert audit.notes[what] == 1
+
+
+def test_what_training_leaves_out_is_told_once(bdd, caplog):
+    labels = [label("car", 1, 1, 5, 5), {"category": "car"}]
+    frames(bdd, "train", [{"name": "b.jpg", "labels": labels}])
+    box_files._tell.cache_clear()
+    for _ in range(2):
+        assert_boxes(by_id(bdd100k_boxes, bdd)["b"], (1, 1, 6, 6, 2, False, 0))
+    (told,) = caplog.messages
+    assert "det_20: labels without a box, left out; `kdlib data check` counts them" in told
 
 
 # The audit

@@ -5,12 +5,13 @@ import hashlib
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 
-from kdlib import checkpoint, config, files, models, preparing
+from kdlib import checkpoint, config, files, models, preparing, unlabelled
 from kdlib.data import loader
 from kdlib.data.layouts.sample import LayoutError, Sample
 from kdlib.models import weights
@@ -88,6 +89,26 @@ def test_what_was_made_with_other_settings_is_used_with_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         preparing.require_run(run, tmp_path, make=None)
+
+
+def test_frames_of_other_settings_are_clipped_again_at_smoke_scale(tmp_path, monkeypatch):
+    run, made = config.load_run("funmatch-det-frames", scale="smoke"), []
+
+    def extract(videos: list, out: Path, **how) -> Path:
+        made.append(how["stride"])
+        files.write(out / "manifest.csv", b"")
+        return out / "manifest.csv"
+
+    monkeypatch.setattr(config, "repository", lambda: tmp_path)
+    monkeypatch.setattr(unlabelled, "require_data", lambda *_: None)
+    monkeypatch.setattr(unlabelled, "videos", lambda _: [])
+    layout = SimpleNamespace(evaluation_ids=lambda _: set())
+    monkeypatch.setattr(unlabelled.layouts, "get", lambda _: layout)
+    monkeypatch.setattr(unlabelled.frames, "extract", extract)
+    other = dataclasses.replace(run, frames=dataclasses.replace(run.frames, stride=7))
+    for one in (run, run, other, other, run):
+        preparing.require_run(one, tmp_path, unlabelled.extract_frames)
+    assert made == [run.frames.stride, 7, run.frames.stride]
 
 
 def test_damaged_notes_are_told_by_whoever_loads_the_weights(tmp_path):

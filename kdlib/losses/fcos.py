@@ -46,8 +46,7 @@ def paired_iou(first: Tensor, second: Tensor, *, generalised: bool = False) -> T
         generalised: take off the share of the enclosing box that neither box covers.
 
     Returns:
-        (N, L) in 0..1. The point is inside both boxes, so that they always overlap and a
-        generalised IoU stays above -1/2.
+        (N, L) in 0..1; a generalised IoU lies above -1, thin boxes that cross come near it.
     """
     shared = _extent(torch.minimum(first, second))
     union = _extent(first) + _extent(second) - shared
@@ -188,6 +187,18 @@ def focal(
     return -(weight_NCL * torch.sigmoid(-signed_NCL) ** gamma * F.logsigmoid(signed_NCL)).sum()
 
 
+def divisors(
+    output: DetectionOutput, targets: Targets, *, radius: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """What `fcos` divides by: the cells that have an object, and the sum of their centerness.
+
+    Scalars, 0 without any object; arguments as in `fcos`. For process groups: the sums over all
+    processes, divided by their number, are `normalisers`.
+    """
+    truth, dtype = _truth(output, targets, radius)
+    return (truth.classes != BACKGROUND).to(dtype).sum(), truth.centerness.to(dtype).sum()
+
+
 def fcos(
     output: DetectionOutput,
     targets: Targets,
@@ -196,6 +207,7 @@ def fcos(
     box: Literal["iou", "giou"] = "iou",
     gamma: float = 2.0,
     alpha: float = 0.25,
+    normalisers: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """FCOS's three losses.
 
@@ -205,6 +217,8 @@ def fcos(
         radius: centre sampling, see `assign`.
         box: "iou" is -log IoU, the zoo's; "giou" is 1 - GIoU.
         gamma, alpha: of the focal loss.
+        normalisers: scalars over 0 to divide by in place of `divisors`. With several processes the
+            zoo's divisors, those of the whole batch, are the mean over processes of each.
 
     Returns:
         Scalars by name, to be weighted by the caller (FCOS: one each). With P cells that have an
@@ -214,28 +228,21 @@ def fcos(
         - "box": mean over those cells weighted by their true centerness;
         - "centerness": binary cross entropy, mean over those cells.
 
-        Without any object the last two are 0 with zero gradients. The divisors are those of this
-        process: with several, each one's mean counts alike.
+        Without any object the last two are 0 with zero gradients.
 
     Raises:
         ValueError: an unknown form of the box loss, or targets of another number of images.
     """
     if box not in ("iou", "giou"):
         raise ValueError(f"box must be 'iou' or 'giou', not {box!r}")
-    images = output.classification[0].shape[0]
-    if targets.xyxy.shape[0] != images:
-        raise ValueError(f"targets are of {targets.xyxy.shape[0]} images, the output of {images}")
-    sizes_hw = [tuple(level.shape[-2:]) for level in output.classification]
-    truth = assign(sizes_hw, output.strides, targets, radius=radius)
-    dtype = torch.promote_types(output.classification[0].dtype, torch.float32)
+    truth, dtype = _truth(output, targets, radius)
     found_NL = (truth.classes != BACKGROUND).to(dtype)
     centerness_NL = truth.centerness.to(dtype)
-    positives = found_NL.sum().clamp(min=1)
+    positives, weight = normalisers or (found_NL.sum().clamp(min=1), centerness_NL.sum())
 
     iou_NL = paired_iou(flat(output.box), truth.box.to(dtype), generalised=box == "giou")
     # a box far off must not give an infinite loss; the zoo's bound
     loss_NL = 1 - iou_NL if box == "giou" else -iou_NL.clamp(min=1e-6).log()
-    weight = centerness_NL.sum()
     quality_NL = F.binary_cross_entropy_with_logits(
         flat(output.quality).squeeze(1), centerness_NL, reduction="none"
     )
@@ -245,3 +252,15 @@ def fcos(
         "box": (centerness_NL * loss_NL).sum() / torch.where(weight > 0, weight, 1),
         "centerness": (found_NL * quality_NL).sum() / positives,
     }
+
+
+def _truth(
+    output: DetectionOutput, targets: Targets, radius: float | None
+) -> tuple[Assignment, torch.dtype]:
+    """What the output's cells shall say, and the type to compute in."""
+    images = output.classification[0].shape[0]
+    if targets.xyxy.shape[0] != images:
+        raise ValueError(f"targets are of {targets.xyxy.shape[0]} images, the output of {images}")
+    sizes_hw = [tuple(level.shape[-2:]) for level in output.classification]
+    truth = assign(sizes_hw, output.strides, targets, radius=radius)
+    return truth, torch.promote_types(output.classification[0].dtype, torch.float32)

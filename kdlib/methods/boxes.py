@@ -10,7 +10,7 @@ from torch import distributed, nn
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
 from kdlib.losses import fcos, matching, squeezedet
-from kdlib.methods.base import Alone, share
+from kdlib.methods.base import TINY, Alone, share
 from kdlib.methods.matching import blended
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
@@ -123,7 +123,9 @@ def at_cells(valid_NHW: torch.Tensor, size_hw: tuple[int, int], stride: int) -> 
 def labelled_terms(output: Labelled, targets: Targets) -> dict[str, torch.Tensor]:
     """The losses that belong to the detector's kind of output.
 
-    A two-stage detector computes its own while it samples boxes, in training mode.
+    In a process group FCOS divides by what the whole batch has. SqueezeDet's and the two-stage
+    losses are means of each process's own images, as where they come from. A two-stage detector
+    computes its own while it samples boxes, in training mode.
 
     Raises:
         ModelError: a two-stage detector in evaluation mode, which has none.
@@ -137,4 +139,7 @@ def labelled_terms(output: Labelled, targets: Targets) -> dict[str, torch.Tensor
         return dict(output.losses)
     if isinstance(output, AnchorOutput):
         return squeezedet.detection(output, targets)
-    return fcos.fcos(output, targets)
+    if not distributed.is_initialized():
+        return fcos.fcos(output, targets)
+    cells, weight = fcos.divisors(output, targets)
+    return fcos.fcos(output, targets, normalisers=(share(cells), share(weight, least=TINY)))

@@ -62,10 +62,9 @@ def samples(
     """
     folder, labels = _places(root, split)
     there = listed(folder, (".jpg",), IMAGE_CURE)
-    names = scalabel.rows(labels) if split in LABELLED_SPLITS else {}
+    described = _described(labels) if split in LABELLED_SPLITS else {}
     found: dict[str, Sample] = {}
-    for name in names:
-        id = Path(name).stem
+    for id, name in described.items():
         if id not in there:
             one = scalabel.missing(labels, folder / name)
             raise LayoutError(one.path, one.what, one.cure)
@@ -128,15 +127,14 @@ def inspections(root: Path, *, full: bool = False) -> list[Inspection]:
 
 def _inspections(split: str, folder: Path, labels: Path) -> list[Inspection]:
     part, todo = f"images/100k/{split}", []
-    names: dict = {}
+    described: dict[str, str] = {}
     if split in LABELLED_SPLITS:
         try:
-            names = scalabel.rows(labels)
+            described = _described(labels)
         except LayoutError as error:
             one = error.problem
             todo.append(audit.fault("labels/det_20", one.path, one.what, one.cure))
     there = listed(folder, (".jpg",), IMAGE_CURE) if folder.is_dir() else {}
-    described = {Path(name).stem: name for name in names}
     for id in sorted(described.keys() - there.keys()):
         one = scalabel.missing(labels, folder / described[id])
         todo.append(audit.fault("labels/det_20", one.path, one.what, one.cure))
@@ -145,6 +143,17 @@ def _inspections(split: str, folder: Path, labels: Path) -> list[Inspection]:
         look = partial(box_files.look, sample, _rows, IMAGE_CURE, scalabel.JSON_CURE)
         todo.append(Inspection(part, path, look))
     return todo
+
+
+def _described(labels: Path) -> dict[str, str]:
+    """Names of the frames by id, in the file's order."""
+    names: dict[str, str] = {}
+    for name in scalabel.rows(labels):
+        other = names.setdefault(Path(name).stem, name)
+        if other != name:
+            what = f"describes one image as {other} and as {name}"
+            raise LayoutError(labels, what, scalabel.JSON_CURE)
+    return names
 
 
 def _rows(sample: Sample) -> box_files.Rows:

@@ -7,10 +7,13 @@ classes that do not take part, is counted in `Rows.notes` and summed up by the a
 - A box that ends before it starts, is not finite, or lies wholly outside its image is an error.
 - A box that reaches over the edge is kept as the file has it: no official tool clips labels.
 - A box without area cannot be found by any detector. It is kept as ignored, and noted.
+- Training logs once a process that boxes without area or labels without a box were met (`TOLD`).
 
 Shape suffix G: boxes of one image.
 """
 
+import functools
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,10 +30,13 @@ from kdlib.data.layouts.sample import IGNORE, Coding, LayoutError, Problem, Samp
 from kdlib.detection import Boxes, no_boxes
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 NO_MASKS = Coding((), IGNORE, "", (range(0), ""))
 OVER = "boxes that reach over the edge of their image, kept as they are"
 EMPTY = "boxes without area, kept as ignored"
+BOXLESS = "labels without a box, left out"
+TOLD = (EMPTY, BOXLESS)  # what a damaged file may hold, and no official tool minds
 SLACK = 1.0  # pixels over the edge that rounding explains
 
 
@@ -131,7 +137,15 @@ def strict(sample: Sample, rows: Rows, image_cure: str, label_cure: str) -> Boxe
     rows = checked(rows, image_size(sample.image, image_cure))
     if rows.faults:
         raise LayoutError(sample.label, f"image {sample.id}: {rows.faults[0]}", label_cure)
+    for what in TOLD:
+        if rows.notes[what]:
+            _tell(sample.label.parent, what)
     return Boxes(*(values.copy() for values in rows.boxes))  # the cache keeps its own
+
+
+@functools.cache
+def _tell(folder: Path, what: str) -> None:
+    log.warning("%s: %s; `kdlib data check` counts them", folder, what)
 
 
 def unlabelled(sample: Sample) -> LayoutError:

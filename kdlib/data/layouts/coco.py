@@ -197,12 +197,12 @@ def _read(path: Path) -> dict[str, Rows]:
     boxes: dict[int, list[Row]] = {id: [] for id in names}
     faults: dict[int, list[str]] = {id: [] for id in names}
     for image, one in annotations:
-        if image not in names:
+        if not isinstance(image, int) or image not in names:
             raise LayoutError(path, f"has an annotation of image {image}, which it omits", CURE)
         number = one.get("id")
-        if one.get("category_id") not in _CLASSES_BY_ID:
-            what = f"annotation {number}: unknown category {one.get('category_id')!r}"
-            faults[image].append(what)
+        category = one.get("category_id")
+        if not isinstance(category, int) or category not in _CLASSES_BY_ID:
+            faults[image].append(f"annotation {number}: unknown category {category!r}")
             continue
         try:
             x, y, width, height = (float(value) for value in one["bbox"])
@@ -211,7 +211,7 @@ def _read(path: Path) -> dict[str, Rows]:
             continue
         row = Row(
             (x, y, x + width, y + height),
-            IDS.index(one["category_id"]),
+            IDS.index(category),
             bool(one.get("iscrowd")),
         )
         boxes[image].append(row)

@@ -23,6 +23,7 @@ box (left, top, right, bottom), then size, place and turn in space, which are no
 Not supported: the benchmark's three-dimensional boxes, raw drives, and stereo pairs (image_3).
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,8 +192,11 @@ def _rows(sample: Sample) -> Rows:
             continue
         kind = words[0]
         try:
-            truncation, occlusion = float(words[1]), int(float(words[2]))
-            x1, y1, x2, y2 = (float(word) for word in words[4:8])
+            numbers = [float(word) for word in words[1:]]
+            truncation, occlusion = numbers[0], int(numbers[1])
+            x1, y1, x2, y2 = numbers[3:7]
+            if math.isnan(truncation):
+                raise ValueError
         except (IndexError, OverflowError, ValueError):
             words = words[:1]
         if len(words) != FIELDS:

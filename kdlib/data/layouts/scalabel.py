@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from kdlib.data.layouts.audit import Finding
-from kdlib.data.layouts.box_files import Row, Rows, cached, gathered
+from kdlib.data.layouts.box_files import BOXLESS, Row, Rows, cached, gathered
 from kdlib.data.layouts.files import listed
 from kdlib.data.layouts.sample import LayoutError, Problem
 
@@ -40,7 +40,6 @@ IGNORED_AS = {"other person": "pedestrian", "other vehicle": "car", "trailer": "
 CATEGORIES = frozenset((*CLASSES, *ALIASES, *IGNORED_AS))
 JSON_CURE = "unpack the official det_20 label archive again"
 IMAGE_CURE = "unpack the official image archive (100k images) again, unmodified"
-BOXLESS = "labels without a box, left out"
 
 
 def read(path: Path) -> list[dict]:
@@ -100,16 +99,16 @@ def _frame(frame: dict) -> Rows:
     boxes: list[Row] = []
     faults: list[str] = []
     notes: Counter[str] = Counter()
-    labels = frame.get("labels") or ()
-    if not isinstance(labels, list | tuple) or not all(isinstance(one, dict) for one in labels):
+    labels = [] if frame.get("labels") is None else frame["labels"]
+    if not isinstance(labels, list) or not all(isinstance(one, dict) for one in labels):
         return Rows(faults=("its labels are no list of objects",))
     for label in labels:
         category = label.get("category")
-        if category not in CATEGORIES:
+        if not isinstance(category, str) or category not in CATEGORIES:
             faults.append(f"unknown category {category!r}")
             continue
         box = label.get("box2d")
-        if not box:
+        if box is None:
             notes[BOXLESS] += 1
             continue
         try:
@@ -120,7 +119,10 @@ def _frame(frame: dict) -> Rows:
         if x2 < x1 or y2 < y1:
             faults.append("a box ends before it starts")
             continue
-        attributes = label.get("attributes") or {}
+        attributes = {} if label.get("attributes") is None else label["attributes"]
+        if not isinstance(attributes, dict):
+            faults.append(f"the attributes are no names with values ({attributes})")
+            continue
         ignored = category in IGNORED_AS or any(attributes.get(k) for k in ("crowd", "ignored"))
         name = IGNORED_AS.get(category, ALIASES.get(category, category))
         boxes.append(Row((x1, y1, x2 + 1, y2 + 1), CLASSES.index(name), bool(ignored)))

@@ -163,6 +163,9 @@ def _rows(sample: Sample) -> Rows:
         except (TypeError, ValueError):
             faults.append(f"object {number} has no box of four numbers")
             continue
+        if x2 < x1 or y2 < y1:  # before a pixel is added: ends may be one before their starts
+            faults.append(f"object {number}: a box ends before it starts")
+            continue
         difficult = (thing.findtext("difficult") or "0").strip() == "1"
         boxes.append(Row((x1 - 1, y1 - 1, x2, y2), CLASSES.index(name), difficult))
     return gathered(boxes, faults)
