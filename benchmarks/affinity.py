@@ -1,12 +1,14 @@
 """Cost of inter-region affinity's losses as ratios, for a quiet machine; nothing is asserted.
 
     python -m benchmarks.affinity [--device cuda] [--threads 1] [--repeats 7] [--quick]
+        [--channels-last]
 
 The affinity loss, forward and backward, is timed against two loops over images and classes: one
 that multiplies the whole map by each mask, as the formulas are written, and one that takes each
 mask's pixels out first. The teacher's moments are timed against reads of its feature (`sum`), the
 areas against max-pooling of one-hot labels. `--quick` leaves the masked loop out, which takes
-seconds a run. Labels are 8 times the feature's size: four lanes, or blobs of every class.
+seconds a run. `--channels-last` gives both sides features in the memory format of training. Labels
+are 8 times the feature's size: four lanes, or blobs of every class.
 """
 
 import argparse
@@ -111,10 +113,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--channels-last", action="store_true", help="the format of training")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     device, repeats = options.device, options.repeats
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
 
     def best(run: Callable[[], object], times: int = repeats) -> float:
@@ -139,8 +143,12 @@ def main() -> None:
             f"regions per pixel {float(areas.float().mean()) * case.regions:.2f}"
         )
 
-        student = torch.randn(case.images, case.student, *case.size, device=device).relu()
-        teacher = torch.randn(case.images, case.teacher, *case.size, device=device).relu()
+        student, teacher = (
+            torch.randn(case.images, channels, *case.size, device=device)
+            .relu()
+            .contiguous(memory_format=layout)
+            for channels in (case.student, case.teacher)
+        )
         student.requires_grad_()
 
         def run(function: Callable, *arguments: object, student: Tensor = student) -> None:

@@ -273,7 +273,11 @@ def test_moments_gradient(way, layout):
 
 def test_moments_of_strange_strides():
     areas, features = scene(), random(4, 3, 9, 11)
-    for x in (features.transpose(2, 3).contiguous().transpose(2, 3), features[:, :, :, :].flip(3)):
+    for x in (
+        features.contiguous(memory_format=torch.channels_last),
+        features.transpose(2, 3).contiguous().transpose(2, 3),
+        features[:, :, :, :].flip(3),
+    ):
         expected = moment_pooling(x.contiguous(), areas)
         x = x.clone(memory_format=torch.preserve_format).requires_grad_()
         found = moment_pooling(x, areas)
@@ -363,6 +367,15 @@ def test_graph_does_not_depend_on_scale():
     vectors = random(1, 3, 4, 5, dtype=torch.float32)
     for factor in (1e30, 1e-30):
         torch.testing.assert_close(region_affinity(factor * vectors), region_affinity(vectors))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_what_is_not_finite_reaches_the_loss(value, spoilt):
+    features = [random(4, 3, 9, 11), random(4, 2, 9, 11)]
+    features[spoilt][0, :, 4, 4] = value
+    areas = torch.ones(4, 1, 9, 11, dtype=torch.bool)
+    assert not affinity_loss(*features, areas).isfinite()
 
 
 def test_a_zero_vector_takes_no_gradient():

@@ -180,9 +180,11 @@ def test_culane_flags_and_scenarios(cul):
 def test_culane_tree_is_whole(cul):
     assert faults(culane, cul) == []
     audit = check.check("culane", cul)
-    assert audit.seen == {"train": 2, "val": 1, "test": 3}
+    assert audit.seen == {"train": 2, "val": 1, "test": 3, "scenarios": 1}
+    assert audit.notes == {culane.UNNAMED: 1}
     assert (audit.images > 0).tolist() == [True] * 5 + [False]
     write(cul / f"laneseg_label_w16/{TRAIN[0]}.png", mask([0, 3]))
+    text(cul / "list/test_split/test8_night.txt", f"/{TEST[1]}.jpg\n")
     audit = check.check("culane", cul)
     assert audit.notes == {culane.DISAGREE: 1}
     for frame in ("00060", "00090"):
@@ -845,6 +847,10 @@ def test_apolloscape_lists(apo):
         apolloscape.samples(apo, "val")
     (only,) = faults(apolloscape, apo)
     assert "list/val.txt: line 2" in only
+    (apo / "list/val.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(LayoutError, match=r"list/val.txt: cannot be read .*Cure: copy the list"):
+        apolloscape.samples(apo, "val")
+    text(apo / "list/val.txt", f"\n{one}\n")
     assert "Cure: copy the list again, or remove it" in only
 
 

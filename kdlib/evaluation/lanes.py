@@ -48,7 +48,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores on stills with lanes, by the rule of the layout's ``METRIC``.
 
-    "culane": precision, recall, f1, their counts, and the same by scenario; pictures of another
+    "culane": precision, recall, f1, their counts, and the same by scenario; stills in no list of a
+    scenario are one more, "unnamed", and count in the whole like the others; pictures of another
     size than the official one are brought to it. "llamas": map, and ap of each lane. Both:
     miou and iou of the masks, where stills have masks, and agreement with `teacher` where one is
     given. Fractions.

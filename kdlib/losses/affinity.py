@@ -121,7 +121,7 @@ def region_affinity(moments: Tensor) -> Tensor:
 def _units(vectors: Tensor) -> Tensor:
     """Vectors of the last dimension over their norms; zero stays zero."""
     largest = vectors.detach().abs().amax(-1, keepdim=True)
-    some = largest > 0
+    some = largest != 0  # NaN is something: it must reach the loss, and stop the training
     # a cosine does not depend on scale, but squares of 1e20 or 1e-25 would leave float32
     vectors = (vectors / largest.where(some, 1)).where(some, 0)
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)

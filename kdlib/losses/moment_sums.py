@@ -18,7 +18,7 @@ _SAMPLES = 16
 # regions of which a device is not asked whether they are there
 _FEW = 8
 # entries worked on at once on the CPU: a slice of one image, and a block that stays in the cache
-_SLICE, _BLOCK = 2**22, 2**18
+_SLICE, _BLOCK = 2**22, 2**19
 
 
 class Image(NamedTuple):
@@ -65,16 +65,20 @@ def _joined(indices: list[Tensor]) -> Tensor:
     return torch.cat(indices) if indices else torch.empty(0, dtype=torch.long)
 
 
-def _slices(
-    features_NCHW: Tensor, images: list[Image]
-) -> Iterator[tuple[int, slice, Tensor, Image]]:
-    """Image, channels, their (C, P) values, and the image's regions: what is worked on at once."""
-    channels, height, width = features_NCHW.shape[1:]
-    step = max(1, _SLICE // (height * width))
-    for n, image in enumerate(images):
-        for first in range(0, channels, step):
-            part = slice(first, min(first + step, channels))
-            yield n, part, features_NCHW[n, part].flatten(1).contiguous(), image
+def _rows(features_CHW: Tensor) -> Tensor:
+    """(C, P), each channel's pixels side by side.
+
+    A channels-last map is copied as one matrix: torch transposes that several times faster than
+    some of its channels, or than a map of three dimensions.
+    """
+    return features_CHW.flatten(1).contiguous()
+
+
+def _slices(x_CP: Tensor) -> list[slice]:
+    """Of the channels, as many at once as are worked on."""
+    channels, pixels = x_CP.shape
+    step = max(1, _SLICE // pixels)
+    return [slice(first, first + step) for first in range(0, channels, step)]
 
 
 def _blocks(x_CP: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -114,34 +118,45 @@ def sums_chosen(
     """(N, R, C) values near the means, and (3, N, R, C) sums of powers of what exceeds them."""
     shape = (len(images), n_regions, features_NCHW.shape[1])
     near_NRC, sums_3NRC = features_NCHW.new_zeros(shape), features_NCHW.new_zeros(3, *shape)
-    (space, space_small), zero = _space(features_NCHW, images), features_NCHW.new_zeros(1, 1)
-    for n, part, x_CP, image in _slices(features_NCHW, images):
+    spaces = _space(features_NCHW, images)
+    for n, image in enumerate(images):
         if not image.numbers:
             continue
-        near = _near(x_CP, image.sampled) if image.outside else ()
-        found = [[] for _ in near]
-        small_CK = _in(space_small, len(x_CP), len(image.pixels))
-        for x, small, *starts in _blocks(x_CP, small_CK, *near):
-            for start, outside_K, sums in zip(starts, image.outside, found, strict=True):
-                y = torch.sub(x, start, out=_in(space, *x.shape))
-                _clear(y, outside_K, zero)
-                sums.append(_power_sums([y], y))
-            if image.sizes:
-                # while the block is in the cache; pixel by pixel it would come slowly
-                if not near:
-                    x.sum()
-                torch.index_select(x, 1, image.pixels, out=small)
-        sums = [torch.cat(each, 2) for each in found]
-        if image.sizes:
-            near_small = _near(small_CK, image.places)
-            regions = small_CK.split(image.sizes, dim=1)
-            for y_CK, near_C1 in zip(regions, near_small, strict=True):
-                y_CK -= near_C1
-            sums.append(_power_sums(regions, small_CK))
-            near += near_small
-        near_NRC[n, image.numbers, part] = torch.cat(near, 1).T
-        sums_3NRC[:, n, image.numbers, part] = torch.cat(sums, 1)
+        x_CP = _rows(features_NCHW[n])
+        for part in _slices(x_CP):
+            near, sums = _sums_of(x_CP[part], image, *spaces)
+            near_NRC[n, image.numbers, part] = torch.cat(near, 1).T
+            sums_3NRC[:, n, image.numbers, part] = torch.cat(sums, 1)
     return near_NRC, sums_3NRC
+
+
+def _sums_of(
+    x_CP: Tensor, image: Image, space: Tensor, space_small: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of a slice: (C, 1) values near each region's mean, and sums (3, regions, C)."""
+    zero = x_CP.new_zeros(1, 1)
+    near = list(_near(x_CP, image.sampled)) if image.outside else []
+    found = [[] for _ in near]
+    small_CK = _in(space_small, len(x_CP), len(image.pixels))
+    for x, small, *starts in _blocks(x_CP, small_CK, *near):
+        for start, outside_K, sums in zip(starts, image.outside, found, strict=True):
+            y = torch.sub(x, start, out=_in(space, *x.shape))
+            _clear(y, outside_K, zero)
+            sums.append(_power_sums([y], y))
+        if image.sizes:
+            # while the block is in the cache; pixel by pixel it would come slowly
+            if not near:
+                x.sum()
+            torch.index_select(x, 1, image.pixels, out=small)
+    sums = [torch.cat(each, 2) for each in found]
+    if image.sizes:
+        near_small = _near(small_CK, image.places)
+        regions = small_CK.split(image.sizes, dim=1)
+        for y_CK, near_C1 in zip(regions, near_small, strict=True):
+            y_CK -= near_C1
+        sums.append(_power_sums(regions, small_CK))
+        near += near_small
+    return near, sums
 
 
 def _clear(y_CP: Tensor, pixels_K: Tensor, zero: Tensor) -> None:
@@ -170,31 +185,47 @@ def evaluate_chosen(
 
     `factors_NRC` are near, c0, c1 and c2.
     """
-    spaces, spaces_small = zip(*(_space(features_NCHW, images) for _ in range(2)), strict=True)
-    zero = features_NCHW.new_zeros(1, 1)
+    spaces = _space(features_NCHW, images), _space(features_NCHW, images)
     factors_4NRC = torch.stack(list(factors_NRC))
-    for n, part, x_CP, image in _slices(features_NCHW, images):
-        gradient_CP = gradient_NCHW[n, part].flatten(1)
-        factors_CR41 = factors_4NRC[:, n, image.numbers, part, None].permute(2, 1, 0, 3)
-        y_small, value_small = (_in(each, len(x_CP), len(image.pixels)) for each in spaces_small)
-        if image.sizes:
-            for x, y in _blocks(x_CP, y_small):
-                x.sum()  # as above
-                torch.index_select(x, 1, image.pixels, out=y)
-            parts = (each.split(image.sizes, dim=1) for each in (y_small, value_small))
-            factors = factors_CR41.unbind(1)[len(image.outside) :]
-            for y, value, each in zip(*parts, factors, strict=True):
-                near, *c = each.unbind(1)
-                _polynomial(y.sub_(near), *c, out=value)
-        for x, out, chosen, each in _blocks(x_CP, gradient_CP, value_small, factors_CR41):
-            out.zero_()
-            for j, outside_K in enumerate(image.outside):
-                near, *c = each[:, j].unbind(1)
-                y, value = (_in(space, *x.shape) for space in spaces)
-                _polynomial(torch.sub(x, near, out=y), *c, out=value)
-                _clear(value, outside_K, zero)
-                out += value
-            out.index_add_(1, image.pixels, chosen)
+    for n, image in enumerate(images):
+        x_CP, gradient_CP = _rows(features_NCHW[n]), gradient_NCHW[n].flatten(1)
+        rows_CP = gradient_CP if gradient_CP.is_contiguous() else torch.empty_like(x_CP)
+        for part in _slices(x_CP):
+            factors_CR41 = factors_4NRC[:, n, image.numbers, part, None].permute(2, 1, 0, 3)
+            _evaluate(rows_CP[part], x_CP[part], image, factors_CR41, *spaces)
+        if rows_CP is not gradient_CP:
+            gradient_CP.T.copy_(rows_CP.T)  # as one matrix, see `_rows`
+
+
+def _evaluate(
+    gradient_CP: Tensor,
+    x_CP: Tensor,
+    image: Image,
+    factors_CR41: Tensor,
+    *all_spaces: tuple[Tensor, Tensor],
+) -> None:
+    """`evaluate_chosen` of a slice."""
+    spaces, spaces_small = zip(*all_spaces, strict=True)
+    zero = x_CP.new_zeros(1, 1)
+    y_small, value_small = (_in(each, len(x_CP), len(image.pixels)) for each in spaces_small)
+    if image.sizes:
+        for x, y in _blocks(x_CP, y_small):
+            x.sum()  # as above
+            torch.index_select(x, 1, image.pixels, out=y)
+        parts = (each.split(image.sizes, dim=1) for each in (y_small, value_small))
+        factors = factors_CR41.unbind(1)[len(image.outside) :]
+        for y, value, each in zip(*parts, factors, strict=True):
+            near, *c = each.unbind(1)
+            _polynomial(y.sub_(near), *c, out=value)
+    for x, out, chosen, each in _blocks(x_CP, gradient_CP, value_small, factors_CR41):
+        out.zero_()
+        for j, outside_K in enumerate(image.outside):
+            near, *c = each[:, j].unbind(1)
+            y, value = (_in(space, *x.shape) for space in spaces)
+            _polynomial(torch.sub(x, near, out=y), *c, out=value)
+            _clear(value, outside_K, zero)
+            out += value
+        out.index_add_(1, image.pixels, chosen)
 
 
 def _polynomial(y: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, *, out: Tensor) -> None:

@@ -46,7 +46,11 @@ def _listed(root: Path, split: str) -> set[str] | None:
     if not listing.is_file():
         return None
     ids: set[str] = set()
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LayoutError(listing, f"cannot be read ({error})", LIST_CURE) from None
+    for number, line in enumerate(lines, start=1):
         place = PLACE.match(line.strip())
         if place is None:
             if line.strip():

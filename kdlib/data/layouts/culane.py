@@ -52,6 +52,7 @@ MASK_CURE = "unpack the official laneseg_label_w16.tar.gz again, unmodified"
 LINES_CURE = "unpack the official annotations_new.tar.gz again, unmodified"
 LIST_CURE = culane_lists.CURE
 CODING = Coding(CLASSES, IGNORE, MASK_CURE, (range(0), ""))
+UNNAMED = 'stills of test in no list of a scenario, scored as "unnamed"'
 UNLISTED = "images in no list, as the frames of a simulated drive"
 DISAGREE = "stills whose flags and mask tell of different lanes, kept as they are"
 
@@ -236,6 +237,10 @@ def _scenario_faults(root: Path, splits: dict[str, str]) -> list[Inspection]:
             if (other := owner.setdefault(id, name)) != name:
                 what = f"lists {id}, which belongs to the scenario {other!r} already"
                 todo.append(audit.fault("test", listing, what, LIST_CURE))
+    left = sum(split == "test" and id not in owner for id, split in splits.items())
+    if left:
+        look = partial(Finding, notes=Counter({UNNAMED: left}))
+        todo.append(Inspection("scenarios", root / "list/test_split", look))
     return todo
 
 
