@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -291,6 +292,7 @@ def test_all_students_side_by_side(tmp_path, paper):
     assert text.loc["KD: soft targets", "ours: ENet, F1 %"] == "not run"
     assert not [column for column in text if "ResNet-18" in column]
     assert "(ERFNet 3, ENet 2)" in shown.notes[0]
+    assert shown.notes.count("One teacher for all seeds and students.") == 1
     assert notes.LEVELS not in shown.notes  # no student's rows differ
     write(tmp_path, culane, "culane", "enet", kd=(0.52,))
     records = read_records(tmp_path)
@@ -301,6 +303,16 @@ def test_all_students_side_by_side(tmp_path, paper):
     ):
         assert fewer.notes.count(notes.LEVELS) == 1
     assert shown.frame.set_index("row").loc["kd", "erfnet_points"] == pytest.approx(1.0)
+
+
+def test_several_teachers_or_one_for_one_student_are_no_shared_teacher(tmp_path, paper):
+    said = "One teacher for all seeds and students."
+    several = erfnet(tmp_path, teacher=(0.7, 0.71, 0.72))
+    assert said not in affinity_tables.overview_table(several, paper).notes
+    alone = several[several["seed"] == 0]
+    assert said not in affinity_tables.overview_table(alone, paper).notes
+    shared = several[~(several["run"].str.endswith("teacher") & (several["seed"] > 0))]
+    assert affinity_tables.overview_table(shared, paper).notes.count(said) == 1
 
 
 def test_marks_that_no_shown_figure_carries_are_not_explained(table, paper):
@@ -359,8 +371,8 @@ def test_what_of_it_helps(tmp_path):
     assert row["over_intra"] == pytest.approx(-2.0)
     figure = affinity_figures.ablation_figure(records)
     assert plain(figure.get_suptitle()) == (
-        "The whole of IntRA-KD against affinity alone +1.0 ± 0.0, attention alone +2.0 ± 1.0, the "
-        "high level alone −0.3 ± 0.6 (tie) points"
+        "Points of the whole of IntRA-KD over affinity alone +1.0 ± 0.0, attention alone "
+        "+2.0 ± 1.0, the high level alone −0.3 ± 0.6 (tie)"
     )
 
 
@@ -424,8 +436,14 @@ def test_scenarios_beside_networks_without_this_teacher(table, paper):
         ),
         (
             {"kd": (), "at": (), "skd": (), "intra": (0.64, 0.66)},
-            "IntRA-KD lifts ERFNet by 4.5 ± 0.7 points of F1 in CULane's form, 48 ± 11 % of the "
-            "gap to its teacher (two seeds)",
+            "IntRA-KD on ERFNet in CULane's form: +4.5 ± 0.7 points of F1 over labels alone (two "
+            "seeds, no verdict)",
+        ),
+        (
+            {"teacher": (0.61,), "baseline": (0.60, 0.62), "kd": (), "at": (), "skd": ()},
+            "IntRA-KD on ERFNet in CULane's form: +4.0 ± 0.0 points of F1 over labels alone; "
+            "little room: the teacher is +0.0 ± 1.4 points over labels alone (two seeds, no "
+            "verdict)",
         ),
     ],
 )
@@ -450,6 +468,32 @@ def test_the_headline_has_a_panel_for_each_student(tmp_path, paper):
     hollow = [line for line in shown.axes[0].lines if line.get_marker() == "v"]
     known = [value for value in hollow[0].get_ydata() if not math.isnan(value)]
     assert known == pytest.approx([0.3, 0.5, 2.2])
+
+
+def test_published_marks_stand_beside_their_own(table, paper):
+    axis = affinity_figures.headline(table, paper).axes[0]
+    (hollow,) = [line for line in axis.lines if line.get_mfc() == "white"]
+    ours = [text.xy[0] for text in axis.texts if text.get_text().startswith(("+", "−"))]
+    assert len(ours) == 4 and max(ours) < axis.get_xlim()[1] - 0.7  # room for its number
+    for i, theirs in enumerate(hollow.get_xdata()):
+        apart = [abs(theirs - x) for x in ours]
+        assert apart.index(min(apart)) == i and min(apart) < 0.3
+
+
+def test_stills_tell_what_each_network_finds():
+    picture = np.zeros((4, 8, 3), np.uint8)
+    shown = {"teacher": [picture] * 2, "IntRA-KD: affinity": [picture] * 2}
+    hits = {"teacher": [[True, False], []], "IntRA-KD: affinity": [[True], [True, False]]}
+    figure = affinity_figures.stills_figure(shown, hits, 4)
+    assert plain(figure.get_suptitle()) == (
+        "Of 4 lanes in these stills: teacher finds 1, adds 1; IntRA-KD finds 2, adds 1"
+    )
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(affinity_figures.TINTS)
+    assert [len(axis.images) for axis in figure.axes] == [1, 1, 1, 1]
+    pixels = affinity_figures.stills_figure(shown)
+    assert plain(pixels.get_suptitle()) == "The same stills as 2 networks see them"
+    assert not pixels.legends
 
 
 def test_scenarios_as_bars(table, tmp_path):

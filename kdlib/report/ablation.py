@@ -81,7 +81,7 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The last row that was run against the baseline, then each term against the row above it; "tie"
-    by the rule of `arms.compare`. Of one seed the numbers and no verdict.
+    by the rule of `arms.compare`. Of fewer than three seeds the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     baseline = found["baseline"]
@@ -99,7 +99,7 @@ def finding(records: pd.DataFrame, *, prefix: str = "structured", scale: str | N
         0: f"{who} the student ties with labels alone ({spread_text(lead)} points)",
         -1: f"{who} the student ends {points} points below labels alone",
     }[sign]
-    if len(lead) == 1:
+    if len(lead) < arms.VERDICT:
         text = f"{who} {spread_text(lead)} points over labels alone"
     if len(ran) > 1:
         text += f": {', '.join(_step(found, name, len(lead)) for name in ran)}"

@@ -125,7 +125,7 @@ def class_finding(means: pd.DataFrame) -> str:
     if not ran:
         return "Points in each class: not run yet"
     gain = means[ran[-1]].dropna()
-    most, least = (f"{c} {gain[c]:+.1f}".replace("-", "−") for c in (gain.idxmax(), gain.idxmin()))
+    most, least = (f"{c} {arms.signed(gain[c])}" for c in (gain.idxmax(), gain.idxmin()))
     where = f"most in {most}, least in {least} points" if len(gain) > 1 else f"{most} points"
     who = ablation.WHO[ran[-1]]
     return f"{who} {int((gain > 0).sum())} of {len(gain)} classes gain: {where}"
@@ -151,32 +151,30 @@ def gain_panel(
     published: Mapping[str, PublishedTable],
     family: Family,
 ) -> None:
-    """Points over the baseline: ours at the place of the row, the published ones hollow to its
-    left.
+    """Points over the baseline: ours at the place of the row, the published ones hollow close to
+    its left.
     """
     added, handles = family.added, []
     for k, (student, table) in enumerate(published.items()):
         figures = [published_points(table.rows, name) for name in added]
-        x = np.arange(len(added)) - 0.36 + 0.12 * k
+        x = np.arange(len(added)) - 0.12 * (len(published) - k)
         hollow = dict(mfc="white", mec=look.QUIET, mew=1.3, ms=6.5, ls="", zorder=2)
         axis.plot(x, figures, HOLLOW[k % len(HOLLOW)], **hollow)
         marker = HOLLOW[k % len(HOLLOW)]
         handles.append(mpl.lines.Line2D([], [], marker=marker, label=student, **hollow))
     for i, name in enumerate(added):
         gain = (found[name] - found[BASELINE]).dropna()
-        look.mark(axis, i + 0.22, gain, name, jitter=0.08)
+        look.mark(axis, i + 0.14, gain, name, jitter=0.08)
         if len(gain):
-            text = f"{gain.mean():+.1f}".replace("-", "−")
-            axis.annotate(
-                text, (i + 0.22, gain.mean()), (9, 0), weight="bold", **look.beside("left")
-            )
+            place = (i + 0.14, gain.mean()), (9, 0)
+            axis.annotate(arms.signed(gain.mean()), *place, weight="bold", **look.beside("left"))
     axis.axhline(0, color=look.COLOURS[BASELINE], lw=1.2, zorder=1)
     axis.set_title(f"Points over {family.over}\n(filled: ours; hollow: published)")
     if handles:
         below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=len(handles))
         axis.legend(handles=handles, fontsize=8, handletextpad=0.1, columnspacing=1.0, **below)
     _ticks(axis, family, list(added))
-    axis.set_xlim(-0.6, len(added) - 0.3)
+    axis.set_xlim(-0.5, len(added) - 0.15)
 
 
 def seeds_note(found: Mapping[str, pd.Series], family: Family) -> str:
@@ -205,9 +203,9 @@ def _agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str) -> None:
 
 
 def _agreement_finding(values: Mapping[str, pd.Series]) -> str:
-    """Whether the last row agrees more with the teacher than labels alone; one seed can't tell."""
+    """Whether the last row agrees more with the teacher than labels alone, if the seeds tell."""
     ran = [name for name in ADDED if len(values[name])]
-    if not ran or len((values[ran[-1]] - values["baseline"]).dropna()) < 2:
+    if not ran or len((values[ran[-1]] - values["baseline"]).dropna()) < arms.VERDICT:
         return "Agreement with the teacher"
     sign = arms.compare(values[ran[-1]], values["baseline"])
     return {

@@ -154,7 +154,7 @@ def finding(
 
     IntRA-KD against labels alone, then against its rivals; "tie" by the rule of `arms.compare`;
     the gap recovered where it means something; and whether the common start had learnt little
-    (`starts.early`). Of one seed the numbers and no verdict.
+    (`starts.early`). Of fewer than three seeds the numbers and no verdict.
     """
     found = scores(arms.one_scale(records, scale), benchmark, student)
     who, where = STUDENTS[student], BENCHMARKS[benchmark]
@@ -171,7 +171,7 @@ def finding(
         0: f"IntRA-KD ties with labels alone on {who} {form} ({spread_text(lead)} points)",
         -1: f"IntRA-KD costs {who} {points} {form}",
     }[sign]
-    if len(lead) == 1:
+    if len(lead) < arms.VERDICT:
         points = f"{spread_text(lead)} points of {where.score.name}"
         text = f"IntRA-KD on {who} {form}: {points} over labels alone"
     gap = arms.gap_recovered(found["teacher"], found[BASELINE], found["intra"])

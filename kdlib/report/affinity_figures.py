@@ -3,9 +3,11 @@
 Scores are percentages, differences are points and paired by seed; see `look` for the marks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -26,6 +28,12 @@ from kdlib.report.arms import spread_text
 from kdlib.report.look import Picture, style
 from kdlib.report.published import Published
 from kdlib.report.rows import BASELINE
+
+TINTS = {  # of lanes in pictures
+    "labelled": (255, 255, 255),
+    "found, counts": (0, 220, 60),
+    "found, does not count": (255, 40, 60),
+}
 
 
 def headline(
@@ -96,10 +104,10 @@ def part_finding(means: pd.DataFrame, benchmark: str = "culane", student: str = 
     gain = means["intra"].dropna() if "intra" in means else pd.Series(dtype=float)
     if gain.empty:
         return f"Points in each {NOUNS[benchmark]}: not run yet"
-    most, least = (f"{c} {gain[c]:+.1f}".replace("-", "−") for c in (gain.idxmax(), gain.idxmin()))
+    most, least = (f"{c} {arms.signed(gain[c])}" for c in (gain.idxmax(), gain.idxmin()))
     where = f"most in {most}, least in {least} points"
     if gain.idxmax() == gain.idxmin():  # one, or all alike
-        where = f"{gain.max():+z.1f} points".replace("-", "−")
+        where = f"{arms.signed(gain.max())} points"
     above = int((gain > 0).sum())
     return f"With IntRA-KD {STUDENTS[student]} gains in {above} of {len(gain)} {noun}: {where}"
 
@@ -138,7 +146,50 @@ def ablation_finding(found: Mapping[str, pd.Series]) -> str:
             told.append(f"{what} {arms.change_text(found['intra'], found[name], n)}")
     if not told:
         return "What of IntRA-KD is it: not run yet"
-    return f"The whole of IntRA-KD against {', '.join(told)} points{arms.seeds_note(n)}"
+    return f"Points of the whole of IntRA-KD over {', '.join(told)}{arms.seeds_note(n)}"
+
+
+def stills_figure(
+    shown: Mapping[str, Sequence[np.ndarray]],
+    hits: Mapping[str, Sequence[np.ndarray]] | None = None,
+    labelled: int = 0,
+) -> Picture:
+    """Stills as each network sees them, a line for each network. The title is `stills_finding`.
+
+    shown: name of a network -> its pictures; lanes in them have `TINTS`. hits: of the same, for
+    each picture which found lanes count; None where pixels are shown. labelled: all their lanes.
+    """
+    lines = max(len(shown), 1)
+    columns = max((len(row) for row in shown.values()), default=1)
+    with style():
+        figure = look.figure(11, 1.0 + 1.1 * lines)
+        axes = figure.subplots(lines, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for line, (name, row) in zip(axes, shown.items(), strict=False):
+            for axis, picture in zip(line, row, strict=False):
+                axis.imshow(picture)
+            line[0].set_title(name)
+        if hits is not None:
+            tints = {name: np.array(tint) / 255 for name, tint in TINTS.items()}
+            lanes = [mpl.lines.Line2D([], [], color=tint, label=n) for n, tint in tints.items()]
+            dark = dict(frameon=True, facecolor="#4A4A4A", labelcolor="white", framealpha=1)
+            figure.legend(handles=lanes, ncols=3, loc="outside lower left", fontsize=9, **dark)
+        look.title(figure, stills_finding(shown, hits, labelled), "")
+    return figure
+
+
+def stills_finding(
+    shown: Mapping[str, Sequence], hits: Mapping[str, Sequence] | None = None, labelled: int = 0
+) -> str:
+    """How many lanes each network finds in the stills, and how many that do not count."""
+    if not hits:
+        return f"The same stills as {len(shown)} networks see them"
+    told = []
+    for name, row in hits.items():
+        counts = np.concatenate([np.asarray(one, bool) for one in row])
+        told.append(f"{name.split(':')[0]} finds {counts.sum()}, adds {(~counts).sum()}")
+    return f"Of {labelled} lanes in these stills: {'; '.join(told)}"
 
 
 def _panel(

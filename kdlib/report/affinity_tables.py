@@ -5,7 +5,7 @@ deviation over seeds; see `affinity`. What has no record is shown as "not run".
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -77,7 +77,7 @@ def overview_table(
         row |= {"published": figure.value if figure else math.nan, "published_points": points}
         text[f"published {name}: ERFNet"] = figure.text if figure else "–"
         text["published: points"] = rows.points_text(points)
-    seeds, levels = [], []
+    seeds, levels, counted = [], [], []
     for student in students:
         found, who = scores(records, benchmark, student), STUDENTS[student]
         made = found | {"teacher": 100 * arms.by_seed(records, f"affinity-{benchmark}-teacher")}
@@ -91,6 +91,7 @@ def overview_table(
             text[f"{who}: points"] = spread_text(lead) if over else "–"
         levels.append(notes.levels(len(found[row]) for row in ROWS))
         counts = sorted({len(found[row]) for row in ROWS if len(found[row])})
+        counted += counts[-1:]
         seeds.append(f"{who} {' or '.join(map(str, counts)) or 0}")
     lines = [
         "Points are over labels alone, taken seed by seed; ours: mean ± standard deviation over "
@@ -98,6 +99,7 @@ def overview_table(
         *levels,
         *(_budget(records, benchmark, student) for student in students),
         *(_early(records, benchmark, student) for student in students),
+        _one_teacher(len(arms.by_seed(records, f"affinity-{benchmark}-teacher")), counted),
     ]
     used = records[measure.of_family(records, f"affinity-{benchmark}")]
     shown = pd.DataFrame(shown)
@@ -200,15 +202,19 @@ def _notes(
     labels: Mapping[str, str],
     noun: str,
 ) -> list[str]:
-    lines = [
+    made = len(arms.by_seed(own, f"{prefix}-teacher"))
+    return [
         "Ours: mean ± standard deviation over n seeds; points are taken seed by seed.",
         notes.levels(len(found[name]) for name in labels),
         starts.budget(own, prefix, dict(labels), noun),
         starts.early(own, prefix, labels),
+        _one_teacher(made, [len(found.get("teacher", ()))]),
     ]
-    if len(arms.by_seed(own, f"{prefix}-teacher")) == 1 and len(found.get("teacher", ())) > 1:
-        lines.append("One teacher for all seeds and students.")
-    return lines
+
+
+def _one_teacher(made: int, seeds: Sequence[int]) -> str:
+    """That one teacher taught all, if so; made: teachers; seeds: of each student's rows."""
+    return "One teacher for all seeds and students." if made == 1 < sum(seeds) else ""
 
 
 def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:

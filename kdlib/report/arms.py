@@ -5,6 +5,7 @@ standard deviation over seeds, NaN for one seed.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 SMALLEST_GAP = 1.0  # points; a ratio over a smaller gap says more about noise than about a method
 LIMITED_BY_LABELS = 0.25  # share of the gap that two or three times the steps may close
 
+VERDICT = 3  # seeds that a verdict takes; of fewer the numbers are told
 FEW = {1: "one seed", 2: "two seeds"}  # what a sentence says that so few stand behind
 
 LABELS = {
@@ -126,48 +128,60 @@ def compare(one: pd.Series, other: pd.Series) -> int:
 
     Paired by seed. Above means: in every seed, and on average by more than the standard deviation
     of the differences. That is a weak rule: with no true difference it still answers 1 or -1 in
-    about 21 % of cases with three seeds, in 39 % with two. A single seed has no spread and tells
+    about 21 % of cases with three seeds, and would in 39 % with two. Fewer than `VERDICT` tell
     nothing.
     """
     difference = (one - other).dropna()
-    if not len(difference) or not ((difference > 0).all() or (difference < 0).all()):
+    if len(difference) < VERDICT or not ((difference > 0).all() or (difference < 0).all()):
         return 0
-    if len(difference) == 1 or abs(difference.mean()) <= difference.std(ddof=1):
+    if abs(difference.mean()) <= difference.std(ddof=1):
         return 0
     return 1 if difference.mean() > 0 else -1
 
 
 def seeds_note(n: int) -> str:
-    """The end of a sentence on n seeds: ` (two seeds)`; of one, that it is no verdict; or empty."""
-    return f" ({FEW[n]}{', no verdict' if n == 1 else ''})" if n in FEW else ""
+    """The end of a sentence on n seeds: ` (two seeds, no verdict)`; empty where they are enough."""
+    return f" ({FEW[n]}, no verdict)" if n in FEW else ""
 
 
-def change_text(one: pd.Series, other: pd.Series, n: int = 0) -> str:
+def common_seeds(points: pd.DataFrame, column: str) -> list[int]:
+    """The seeds that every value of a column has; means over others would favour some values."""
+    seeds = [set(own["seed"]) for _, own in points.groupby(column)]
+    return sorted(set.intersection(*seeds)) if seeds else []
+
+
+def named_seeds(seeds: Sequence[int]) -> str:
+    """`seed 0`, `seeds 0, 1 and 2`."""
+    *first, last = map(str, seeds)
+    return f"seeds {', '.join(first)} and {last}" if first else f"seed {last}"
+
+
+def change_text(one: pd.Series, other: pd.Series, n: int = 0, unit: str = "") -> str:
     """`+0.4 ± 0.6 (tie)`: one minus other, and whether `compare` finds no order between them.
 
-    n: seeds of the sentence; two seeds or one are told where the sentence has more.
+    n: seeds of the sentence; where it has more, two seeds or one are told one by one. unit: behind
+    the number.
     """
     change = (one - other).dropna()
     few = FEW.get(len(change), "") if len(change) < n else ""
-    tie = "tie" if len(change) > 1 and compare(one, other) == 0 else ""
-    said = ", ".join(filter(None, (tie, few)))
-    return spread_text(change) + (f" ({said})" if said else "")
+    said = "tie" if len(change) >= VERDICT and compare(one, other) == 0 else few
+    text = each_text(change) if few else spread_text(change)
+    return text + unit + (f" ({said})" if said else "")
 
 
-def control_share(found: dict[str, pd.Series]) -> Spread | None:
-    """Largest share of the gap, in percent, that longer supervised training closes; None = unknown.
+def control_gap(found: Mapping[str, pd.Series]) -> Gap | None:
+    """Largest share of the gap that longer supervised training closes; None = unknown.
 
     It tells whether the supervised student was limited by labels (small) or by training (large).
     """
     gaps = [gap_recovered(found["teacher"], found["supervised"], found[c]) for c in CONTROLS]
-    known = [gap.spread for gap in gaps if gap.meaningful]
-    return max(known, key=lambda spread: spread.mean) if known else None
+    return max((g for g in gaps if g.meaningful), key=lambda g: g.spread.mean, default=None)
 
 
-def limited_by_training(found: dict[str, pd.Series]) -> bool:
+def limited_by_training(found: Mapping[str, pd.Series]) -> bool:
     """Whether longer supervised training closes so much of the gap that the recipe is invalid."""
-    share = control_share(found)
-    return share is not None and share.mean > 100 * LIMITED_BY_LABELS
+    gap = control_gap(found)
+    return gap is not None and gap.spread.mean > 100 * LIMITED_BY_LABELS
 
 
 def spread_text(values: pd.Series | Spread, digits: int = 1, sign: bool = True) -> str:
@@ -175,5 +189,18 @@ def spread_text(values: pd.Series | Spread, digits: int = 1, sign: bool = True) 
     spread = values if isinstance(values, Spread) else Spread.of(values)
     if not spread.n:
         return "–"
-    mean = f"{spread.mean:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
+    mean = signed(spread.mean, digits).removeprefix("" if sign else "+")
     return mean if math.isnan(spread.sd) else f"{mean} ± {spread.sd:.{digits}f}"
+
+
+def each_text(values: pd.Series, digits: int = 1, sign: bool = True) -> str:
+    """`+0.3 and +0.4`: two seeds one by one, as a deviation of two says little; else the spread."""
+    known = values.dropna()
+    if len(known) != 2:
+        return spread_text(known, digits, sign)
+    return " and ".join(spread_text(known.iloc[[i]], digits, sign) for i in (0, 1))
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """`+0.4`, `−1.2`; what rounds to 0 is `+0.0`."""
+    return f"{value:+z.{digits}f}".replace("-", "−")

@@ -25,14 +25,16 @@ PALETTE = (  # of layouts that bring no colours: bright enough for dark streets
     (255, 145, 255),
     (255, 160, 40),
     (0, 240, 200),
-    (190, 160, 255),
-    (120, 144, 255),
-    (200, 230, 120),
+    (178, 120, 255),
+    (90, 128, 255),
+    (222, 184, 135),
+    (235, 235, 235),
 )
 MISSED, EXTRA = "#FFD600", "#FF006E"  # marks of the lower line, over grey pictures
 IGNORED = "#9A9A9A"
 LUMINANCE = 0.5  # least brightness of a box
 SCORE = 0.3  # found boxes of lower scores are not shown
+TEXT = 6.5  # points, of the scores
 IOU = 0.5  # of two boxes of a class that stand for the same object
 
 
@@ -97,17 +99,40 @@ def draw(
 ) -> None:
     """Boxes in the colours of their classes, each with its score where there is one.
 
-    line: further settings of the rectangles; a colour there holds for all of them.
+    Scores evade each other, the highest first; one that finds no room is left out. line: further
+    settings of the rectangles; a colour there holds for all of them.
     """
-    for i, (x1, y1, x2, y2) in enumerate(boxes.xyxy):
-        colour = _bright(palette[int(boxes.classes[i]) % len(palette)])
+    colours = [_bright(palette[int(c) % len(palette)]) for c in boxes.classes]
+    for colour, (x1, y1, x2, y2) in zip(colours, boxes.xyxy, strict=True):
         look = dict(fill=False, edgecolor=colour, linewidth=1.0) | line
         axis.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, **look))
-        if labels and boxes.scores is not None:
-            text = f"{boxes.scores[i]:.2f}".lstrip("0")
-            box = dict(facecolor=look["edgecolor"], lw=0, pad=0.4, alpha=0.85)
-            place = dict(ha="left", va="bottom", clip_on=True)
-            axis.text(x1, y1 - 1, text, fontsize=4.5, color="black", bbox=box, **place)
+    if labels and boxes.scores is not None:
+        words = [f"{score:.2f}".lstrip("0") for score in boxes.scores]
+        for i, place in _places(axis, boxes, words).items():
+            box = dict(facecolor=colours[i], lw=0, pad=0.4, alpha=0.85)
+            how = dict(fontsize=TEXT, color="black", ha="left", va="bottom", clip_on=True)
+            axis.text(*place, words[i], bbox=box, **how)
+
+
+def _places(axis: Axes, boxes: Found, words: Sequence[str]) -> dict[int, tuple[float, float]]:
+    """By box the lower left corner of its score, in pixels of the picture, where there is room."""
+    inches = axis.get_position().width * axis.get_figure().get_figwidth()
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    point = (right - left) / (72 * inches)  # pixels
+    tall, taken, found = 1.1 * TEXT * point, [], {}
+    for i in np.argsort(-boxes.scores, kind="stable"):
+        x1, y1, x2, y2 = boxes.xyxy[i]
+        wide = 0.62 * TEXT * len(words[i]) * point
+        above, inside, below = y1 - 1, y1 + tall, y2 + tall
+        asked = [(x1, above), (x2 - wide, above), (x1, below), (x2 - wide, below), (x2, inside)]
+        for x, y in [*asked, (x1 - wide, inside), (x1, inside)]:
+            here = np.array([[x, y - tall, x + wide, y]])
+            within = x >= left and x + wide <= right and y - tall >= top and y <= bottom
+            if within and not (taken and _shared(here, np.array(taken)).any()):
+                taken.append(here[0])
+                found[int(i)] = (x, y)
+                break
+    return found
 
 
 def comparison_grid(

@@ -55,7 +55,7 @@ def curve(
     note: str = "",
 ) -> Picture:
     """Score and agreement against the number of unlabelled images (kind "pool", logarithmic) or
-    against the length of training (kind "schedule").
+    against the length of training (kind "schedule"). Of fewer than two points it is not saved.
     """
     records = arms.one_scale(records, scale)
     points = curve_points(records, kind, prefix=prefix)
@@ -68,21 +68,27 @@ def curve(
     with style():
         figure = look.figure(10.5, 4.3)
         for axis, (column, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            for arm, rows in points.groupby("arm", sort=False):
-                look.line(axis, rows, column, arm)
+            lines = list(points.groupby("arm", sort=False))
+            for place, (arm, rows) in enumerate(lines):
+                look.line(axis, rows, column, arm, shift=1.08 ** (place - (len(lines) - 1) / 2))
             matching_panels.x_axis(axis, points, kind)
             axis.set_title(label)
             sns.despine(ax=axis)
             if kind == "pool":
                 own = matching_panels.by_arm(records, prefix, "supervised", column)
-                look.reference(axis, own, SHORT["supervised"], look.COLOURS["supervised"])
+                colour = look.COLOURS["supervised"]
+                look.reference(axis, own, SHORT["supervised"], colour, beside=True)
             if column == "score":
-                look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
+                colour = look.COLOURS["teacher"]
+                look.reference(axis, found["teacher"], "teacher", colour, beside=True)
             look.empty(axis, points[column].notna().any())
         if kind == "schedule" and len(points):
             figure.axes[1].legend(loc="best", fontsize=9)  # the other panel has a reference line
         finding = sentences.curve_finding(points, kind, score.name)
-        look.title(figure, finding, note or _seeds(found))
+        figure.nothing = finding.startswith(sentences.NOTHING)
+        counts = points.groupby(["arm", "nominal"])["seed"].nunique().groupby("arm").nunique()
+        uneven = " Lines: the seeds that all points of a curve have." if (counts > 1).any() else ""
+        look.title(figure, finding, note or _seeds(found) + uneven)
     return figure
 
 

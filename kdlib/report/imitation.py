@@ -16,6 +16,7 @@ import pandas as pd
 from kdlib.report import arms, measure, notes, rows, starts
 from kdlib.report.arms import Spread, spread_text
 from kdlib.report.figures import class_scores
+from kdlib.report.imitation_psi import compared as compared
 from kdlib.report.imitation_psi import printed_psi as printed_psi
 from kdlib.report.imitation_psi import psi_finding as psi_finding
 from kdlib.report.imitation_psi import psi_points as psi_points
@@ -75,7 +76,8 @@ def finding(
     """What the records show, in one sentence that follows the numbers, whichever way they fall.
 
     The region (I) against the student alone, then against whole map, boxes and scores, then what
-    the scores add to it (ID); "tie" by the rule of `arms.compare`. Of one seed no verdict.
+    the scores add to it (ID); "tie" by the rule of `arms.compare`. Of fewer than three seeds
+    no verdict.
     """
     found = scores(arms.one_scale(records, scale), prefix)
     lead = (found["i"] - found[BASELINE]).dropna()
@@ -90,7 +92,7 @@ def finding(
         0: f"Imitating the region ties with the student alone ({spread_text(lead)} points)",
         -1: f"Imitating the region costs the student {points} points",
     }[sign]
-    if len(lead) == 1:
+    if len(lead) < arms.VERDICT:
         text = f"Imitating the region: {spread_text(lead)} points over the student alone"
     if against := rows.against_text(found, "i", RIVALS):
         text += f"; the region against {against}"

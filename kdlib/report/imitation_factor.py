@@ -9,6 +9,7 @@ seed.
 
 import math
 import re
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -53,47 +54,50 @@ def _factor(digits: str) -> float:
     return float(f"0.{digits[1:]}" if digits.startswith("0") else digits)
 
 
+def leads(points: pd.DataFrame, letter: str) -> tuple[dict[float, pd.Series], list[int]]:
+    """By factor the points of each seed, where there are any; the seeds that all factors have."""
+    ran = points[points["letter"] == letter].dropna(subset="points")
+    by_factor = {factor: own.set_index("seed")["points"] for factor, own in ran.groupby("factor")}
+    return by_factor, arms.common_seeds(ran, "factor")
+
+
 def factor_finding(points: pd.DataFrame, own: float) -> str:
-    """Which factor of the region scores highest, and what it is worth beside the run's own."""
-    region = _leads(points, "i")
+    """What the region's highest factor is worth beside the run's own, and the whole map with it.
+
+    Highest on the seeds that all factors of the region have: others would favour one of them.
+    """
+    (region, seeds), (whole, _) = leads(points, "i"), leads(points, "f")
     if len(region) < 2:
         return "λ: nothing to compare yet, fewer than two values were run"
-    best = max(region, key=lambda factor: region[factor].mean())
-    lead, whole = region[best], _leads(points, "f").get(best)
-    if len(lead) == 1:
-        return _of_one_seed(region, best, own, whole)
+    if not seeds:
+        return "λ: nothing to compare yet, no seed has all values"
+    best = max(region, key=lambda factor: region[factor][seeds].mean())
+    lead = region[best]
+    if len(lead) < arms.VERDICT:
+        told = f"the region {_listed(region, seeds)}"
+        if known := _listed(whole, seeds):
+            told += f"; the whole map {known}"
+        return f"λ on {arms.named_seeds(seeds)}: {told} points (no verdict)"
+    text = f"With λ = {best:g} the region "
     if arms.compare(lead, 0 * lead) < 1:
-        text = f"No λ lifts the student clearly: best λ = {best:g}, {spread_text(lead)} points"
+        text += f"does not clearly lift the student ({spread_text(lead)} points)"
     else:
-        text = f"With λ = {best:g} the region lifts the student by {spread_text(lead, sign=False)}"
-        text += " points"
+        text += f"lifts the student by {spread_text(lead, sign=False)} points"
     if best != own and own in region:
-        text += f", with λ = {own:g} by {_change(region[own], len(lead))}"
-    if whole is not None:
-        text += f"; the whole map with λ = {best:g} by {_change(whole, len(lead))}"
-    return text + arms.seeds_note(len(lead))
-
-
-def _of_one_seed(
-    region: dict[float, pd.Series], best: float, own: float, whole: pd.Series | None
-) -> str:
-    """The finding where the highest factor has one seed: what was measured, and no verdict."""
-    text = f"λ: highest at {best:g} with {spread_text(region[best])} points{arms.seeds_note(1)}"
-    if best != own and own in region:
-        text += f"; with λ = {own:g} {_change(region[own], 3)}"
-    if whole is not None:
-        text += f"; the whole map with λ = {best:g} {_change(whole, 3)}"
+        text += f"; λ = {own:g} changes it by {_change(region[own], len(lead))}"
+    if best in whole:
+        text += f"; the whole map with λ = {best:g} changes it by {_change(whole[best], len(lead))}"
     return text
 
 
-def _leads(points: pd.DataFrame, letter: str) -> dict[float, pd.Series]:
-    """By factor the points of each seed, where there are any."""
-    ran = points[points["letter"] == letter].dropna(subset="points")
-    return {factor: own.set_index("seed")["points"] for factor, own in ran.groupby("factor")}
+def _listed(found: Mapping[float, pd.Series], seeds: list[int]) -> str:
+    """`0.5 −1.1, 15 +3.3`: the points of each factor over these seeds."""
+    own = {factor: lead[lead.index.isin(seeds)] for factor, lead in found.items()}
+    return ", ".join(f"{factor:g} {spread_text(lead)}" for factor, lead in own.items() if len(lead))
 
 
 def _change(lead: pd.Series, n: int) -> str:
-    return arms.change_text(lead, 0 * lead, n)
+    return arms.change_text(lead, 0 * lead, n, " points")
 
 
 def factor_table(

@@ -65,7 +65,7 @@ def class_finding(means: pd.DataFrame) -> str:
     gain = means["i"].dropna() if "i" in means else pd.Series(dtype=float)
     if gain.empty:
         return "Points in each class: not run yet"
-    listed = ", ".join(f"{name} {value:+.1f}".replace("-", "−") for name, value in gain.items())
+    listed = ", ".join(f"{name} {arms.signed(value)}" for name, value in gain.items())
     above = int((gain > 0).sum())
     text = f"Imitating the region, {above} of {len(gain)} classes gain"
     return f"{text}: {listed} points" if len(gain) <= 5 else text
@@ -81,7 +81,7 @@ def psi_figure(
 ) -> Picture:
     """Points over the student against psi: published, read off the paper's plot, and ours.
 
-    The title is `imitation.psi_finding`.
+    Ours over the seeds that all widths have, others hollow. The title is `imitation.psi_finding`.
     """
     records = arms.one_scale(records, scale)
     points = imitation.psi_points(records, prefix=prefix)
@@ -91,8 +91,7 @@ def psi_figure(
         axes = figure.subplots(1, 2 if printed else 1, squeeze=False)[0]
         if printed:
             _printed_panel(axes[0], printed)
-        _own_panel(axes[-1], points, imitation.scores(records, prefix))
-        text = "Small points: single seeds; marks: mean ± standard deviation."
+        text = _own_panel(axes[-1], points, imitation.scores(records, prefix))
         look.title(figure, imitation.psi_finding(points), note or text)
     return figure
 
@@ -107,7 +106,8 @@ def factor_figure(
 ) -> Picture:
     """Points over the student against the factor, for the region and the whole map.
 
-    own: the factor of the table's rows. The title is `imitation_factor.factor_finding`.
+    Lines join means over the seeds that all factors of a letter have. own: the factor of the
+    table's rows. The title is `imitation_factor.factor_finding`.
     """
     records = arms.one_scale(records, scale)
     points = imitation_factor.factor_points(records, own, prefix=prefix)
@@ -115,21 +115,27 @@ def factor_figure(
     with style():
         figure = look.figure(7.6, 4.4)
         axis = figure.subplots()
-        for k, (letter, label) in enumerate(imitation_factor.LETTERS.items()):
-            ran = points[points["letter"] == letter].dropna(subset="points")
-            means = ran.groupby("factor")["points"].mean()
-            places = [factors.index(factor) + 0.16 * k for factor in means.index]
-            for place, (_, seeds) in zip(places, ran.groupby("factor"), strict=True):
-                look.mark(axis, place, seeds.set_index("seed")["points"], letter, jitter=0.04)
-            axis.plot(places, means, color=look.COLOURS[letter], lw=1.2, zorder=1, label=label)
+        joined = []
+        for side, (letter, label) in zip((-1, 1), imitation_factor.LETTERS.items(), strict=True):
+            found, seeds = imitation_factor.leads(points, letter)
+            places = [factors.index(factor) + 0.03 * side for factor in found]
+            for place, lead in zip(places, found.values(), strict=True):
+                look.mark(axis, place, lead, letter, jitter=-0.03 * side)
+            if seeds and len(found) > 1:
+                means = [lead[seeds].mean() for lead in found.values()]
+                axis.plot(places, means, ".-", color=look.COLOURS[letter], lw=1.2, zorder=1)
+                joined.append(f"{label} {arms.named_seeds(seeds)}")
         axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
         axis.set_xticks(range(len(factors)), [f"{factor:g}" for factor in factors])
+        axis.set_xlim(-0.4, max(len(factors), 1) - 0.6)
         axis.set_xlabel("λ, factor of the imitation (the line at 0: the student alone)")
         axis.set_ylabel(f"{measure.of(records, prefix).name}, points over the student")
-        axis.legend(fontsize=9)
+        labels = imitation_factor.LETTERS.items()
+        look.legend_above(axis, [look.handle(letter, label) for letter, label in labels], 2)
         sns.despine(ax=axis)
         look.empty(axis, len(points) > 0)
         text = "Small points: single seeds; marks: mean ± standard deviation."
+        text += f" Lines: seeds that all λ have ({'; '.join(joined)})." if joined else ""
         look.title(figure, imitation_factor.factor_finding(points, own), note or text)
     return figure
 
@@ -147,21 +153,34 @@ def _printed_panel(axis: Axes, printed: Mapping[str, PublishedTable]) -> None:
     _psi_axis(axis)
 
 
-def _own_panel(axis: Axes, points: pd.DataFrame, found: Mapping[str, pd.Series]) -> None:
-    ran = points[points["psi"] < 1].dropna(subset="points")
-    for psi, own in ran.groupby("psi"):
-        look.mark(axis, psi, own.set_index("seed")["points"], "i", jitter=0.015)
-    means = ran.groupby("psi")["points"].mean()
-    axis.plot([*means.index, 1.0], [*means, 0.0], color=look.COLOURS["i"], lw=1.2, zorder=1)
+def _own_panel(axis: Axes, points: pd.DataFrame, found: Mapping[str, pd.Series]) -> str:
+    """Fills the panel of our own sweep; what is to be said of its marks."""
+    ran, seeds = imitation.compared(points)
+    by_psi = {psi: own.set_index("seed")["points"] for psi, own in ran.groupby("psi")}
     whole = (found["f"] - found["baseline"]).dropna()
-    if len(whole):
-        look.mark(axis, WHOLE, whole, "f", filled=False, jitter=0.015)
+    places = [(psi, lead, "i") for psi, lead in by_psi.items()]
+    places += [(WHOLE, whole, "f")] if len(whole) else []
+    beyond = False
+    for x, lead, letter in places:
+        shared = lead.index.isin(seeds or lead.index)
+        if shared.any():
+            look.mark(axis, x, lead[shared], letter, filled=letter == "i", jitter=0.015)
+        further = dict(mfc="white", mec=look.COLOURS[letter], mew=1.0, ms=4, ls="", zorder=2)
+        axis.plot([x + 0.03] * int((~shared).sum()), lead[~shared], "o", **further)
+        beyond |= not shared.all()
+    if seeds:
+        means = [lead[seeds].mean() for lead in by_psi.values()]
+        axis.plot([*by_psi, 1.0], [*means, 0.0], color=look.COLOURS["i"], lw=1.2, zorder=1)
     axis.axhline(0, color=look.COLOURS["baseline"], lw=1.2, zorder=1)
     axis.set_title(
         "Ours: points over the student\n(F: whole map; ψ = 0: cells whose anchors touch a box)"
     )
     _psi_axis(axis, ["F"] if len(whole) else [])
     look.empty(axis, len(ran) > 0)
+    if beyond:
+        who = f"Ours: marks and line on {arms.named_seeds(seeds)}, which all widths have"
+        return f"{who}; small hollow points: further seeds, not to be compared."
+    return "Small points: single seeds; marks: mean ± standard deviation."
 
 
 def _psi_axis(axis: Axes, before: list[str] | None = None) -> None:

@@ -49,29 +49,34 @@ def _own_places(prefix: str) -> dict[str, float]:
     return {f"{prefix}-i": OWN_PSI, f"{prefix}-{BASELINE}": 1.0}
 
 
-def psi_finding(points: pd.DataFrame) -> str:
-    """Which psi scores highest, as far as the seeds tell, and what it is worth.
+def compared(points: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
+    """The points below psi = 1, and the seeds that all of these widths have."""
+    ran = points[points["psi"] < 1].dropna(subset="points")
+    return ran, arms.common_seeds(ran, "psi")
 
-    Over the seeds that every psi has, where there are any: others would favour one of them.
+
+def psi_finding(points: pd.DataFrame) -> str:
+    """Which psi scores highest, and what it is worth, on the seeds that all widths have.
+
+    Others would favour one of them. Of fewer than three seeds the points and no verdict.
     """
-    by_psi = {psi: own.set_index("seed")["score"] for psi, own in points.groupby("psi")}
-    common = set.intersection(*(set(own.index) for own in by_psi.values())) if by_psi else set()
-    if common:
-        by_psi = {psi: own[own.index.isin(common)] for psi, own in by_psi.items()}
-    baseline = by_psi.pop(1.0, pd.Series(dtype=float))
-    means = {psi: (own - baseline).dropna().mean() for psi, own in by_psi.items()}
-    means = {psi: mean for psi, mean in means.items() if not math.isnan(mean)}
-    if len(means) < 2:
+    ran, seeds = compared(points)
+    if ran["psi"].nunique() < 2:
         return "ψ: nothing to compare yet, fewer than two values were run"
-    best, second = sorted(means, key=means.get, reverse=True)[:2]
-    lead = (by_psi[best] - baseline).dropna()
-    few = arms.seeds_note(len(lead))
-    if len(lead) == 1:
-        return f"ψ: highest at {best:g} with {spread_text(lead)} points{few}"
-    if arms.compare(by_psi[best], baseline) < 1:
+    if not seeds:
+        return "ψ: nothing to compare yet, no seed has all values"
+    leads = {psi: own.set_index("seed")["points"][seeds] for psi, own in ran.groupby("psi")}
+    where = f"on {arms.named_seeds(seeds)}, which all widths have"
+    if len(seeds) < arms.VERDICT:
+        listed = ", ".join(f"{psi:g} {spread_text(lead)}" for psi, lead in leads.items())
+        return f"ψ {where}: {listed} points (no verdict)"
+    best, second = sorted(leads, key=lambda psi: leads[psi].mean(), reverse=True)[:2]
+    lead = leads[best]
+    few = "" if set(ran["seed"]) == set(seeds) else f" ({where})"
+    if arms.compare(lead, 0 * lead) < 1:
         most = f"best ψ = {best:g}, {spread_text(lead)} points"
         return f"No ψ is clearly above the student alone: {most}{few}"
-    clear = arms.compare(by_psi[best], by_psi[second]) == 1
+    clear = arms.compare(lead, leads[second]) == 1
     text = f"ψ = {best:g} is best with {spread_text(lead)} points over the student"
     return f"{text}, {'' if clear else 'not '}clearly above ψ = {second:g}{few}"
 

@@ -17,10 +17,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from kdlib import files
-from kdlib.report.arms import SHORT, Spread
+from kdlib.report.arms import SHORT, Spread, common_seeds
 
 INK, QUIET, FAINT = "#222222", "#6E6E6E", "#E4E4E4"
 COLOURS = {  # after Okabe and Ito
@@ -54,7 +55,7 @@ MARKERS |= {"kd": "^", "at": "v", "skd": "P", "intra": "o"}
 MARKERS |= {"intra-std": "v", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
 # Where a line of a title must not end.
 CLOSE = ("(1) ", "(2) ", "(3) ", "(one ", "(two ", "no verdict", " ±", "± ", " %", " points")
-CLOSE += (" =", "= ")
+CLOSE += (" =", "= ", " (tie")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
     "font.size": 10,
@@ -89,17 +90,28 @@ def style() -> Iterator[None]:
 
 
 class Picture(Figure):
-    """A figure that a notebook shows by itself: no pyplot, so no state and nothing to close."""
+    """A figure that a notebook shows by itself: no pyplot, so no state and nothing to close.
+
+    nothing: it has nothing to tell; `save` then leaves no file.
+    """
+
+    nothing = False
 
     def _repr_png_(self) -> bytes:
         return _encode(self, "png", 100)
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 144) -> Path:
-    """Write a figure as PNG or SVG, by the suffix: atomic, without dates, same bytes each time."""
+    """Write a figure as PNG or SVG, by the suffix: atomic, without dates, same bytes each time.
+
+    Of a picture that has nothing to tell an older file is removed.
+    """
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"{path}: a figure is saved as .png or .svg")
+    if getattr(figure, "nothing", False):
+        path.unlink(missing_ok=True)
+        return path
     files.write(path, _encode(figure, path.suffix[1:], dpi))
     return path
 
@@ -159,8 +171,12 @@ def mark(
     )
 
 
-def line(axis: Axes, rows: pd.DataFrame, column: str, arm: str) -> None:
-    """A curve over `nominal` points: x from the records, seeds a little to the left."""
+def line(axis: Axes, rows: pd.DataFrame, column: str, arm: str, shift: float = 1.0) -> None:
+    """A curve over `nominal` points: x from the records, seeds a little to the left.
+
+    The line joins means over the seeds that all its points have. shift: factor of x, so that curves
+    with common places do not hide one another.
+    """
     rows = rows.dropna(subset=[column])
     if rows.empty:
         return
@@ -168,17 +184,18 @@ def line(axis: Axes, rows: pd.DataFrame, column: str, arm: str) -> None:
         x=("x", "mean"), mean=(column, "mean"), sd=(column, "std"), n=(column, "count")
     )
     colour = COLOURS[arm]
-    shift = ScaledTranslation(-8 / 72, 0, axis.get_figure().dpi_scale_trans)
-    seeds = dict(color=colour, ms=6, alpha=0.5, mew=0, zorder=2, transform=axis.transData + shift)
-    axis.plot(rows["x"], rows[column], ".", **seeds)
+    left = ScaledTranslation(-5.5 / 72, 0, axis.get_figure().dpi_scale_trans)
+    seeds = dict(color=colour, ms=6, alpha=0.5, mew=0, zorder=2, transform=axis.transData + left)
+    axis.plot(shift * rows["x"], rows[column], ".", **seeds)
+    shared = rows[rows["seed"].isin(common_seeds(rows, "nominal"))].groupby("nominal")
+    axis.plot(shift * shared["x"].mean(), shared[column].mean(), color=colour, lw=1.6, zorder=2.5)
     axis.errorbar(
-        means["x"],
+        shift * means["x"],
         means["mean"],
         yerr=means["sd"].fillna(0) if (means["n"] > 1).any() else None,
-        fmt=f"{MARKERS[arm]}-",
+        fmt=MARKERS[arm],
         color=colour,
         ms=6.5,
-        lw=1.6,
         elinewidth=1.4,
         capsize=3,
         zorder=3,
@@ -186,8 +203,18 @@ def line(axis: Axes, rows: pd.DataFrame, column: str, arm: str) -> None:
     )
 
 
-def reference(axis: Axes, values: pd.Series, label: str, colour: str, low: bool = False) -> None:
-    """A horizontal line with the standard deviation as a band."""
+def reference(
+    axis: Axes,
+    values: pd.Series,
+    label: str,
+    colour: str,
+    low: bool = False,
+    beside: bool = False,
+) -> None:
+    """A horizontal line with the standard deviation as a band.
+
+    Its label stands over its left end, or `low` below it, or `beside` the axes, where no mark is.
+    """
     spread = Spread.of(values)
     if not spread.n:
         return
@@ -195,21 +222,22 @@ def reference(axis: Axes, values: pd.Series, label: str, colour: str, low: bool 
     if spread.sd > 0:
         low_edge, high_edge = spread.mean - spread.sd, spread.mean + spread.sd
         axis.axhspan(low_edge, high_edge, color=colour, alpha=0.07, lw=0, zorder=0)
-    place = dict(xytext=(2, -3 if low else 3), textcoords="offset points")
+    place = dict(xytext=(2, -3 if low else 3), va="top" if low else "bottom")
+    place = dict(xytext=(4, 0), va="center") if beside else place
     axis.annotate(
         label,
-        (0, spread.mean),
+        (1 if beside else 0, spread.mean),
         xycoords=("axes fraction", "data"),
-        va="top" if low else "bottom",
+        textcoords="offset points",
         color=colour,
         fontsize=8.5,
         **place,
     )
 
 
-def handle(arm: str) -> mpl.lines.Line2D:
-    """Legend entry of an arm."""
-    label = SHORT.get(arm, "start of the students")
+def handle(arm: str, label: str = "") -> mpl.lines.Line2D:
+    """Legend entry of an arm, or of another row with its label."""
+    label = label or SHORT.get(arm, "start of the students")
     return mpl.lines.Line2D([], [], marker=MARKERS[arm], ls="", color=COLOURS[arm], label=label)
 
 
@@ -237,4 +265,5 @@ def no_break(text: str) -> str:
 
 def beside(side: str) -> dict:
     """Settings of a number that stands beside its mark; side: where its text ends or begins."""
-    return dict(textcoords="offset points", ha=side, va="center", fontsize=9)
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # it may stand on a line
+    return dict(textcoords="offset points", ha=side, va="center", fontsize=9, path_effects=halo)

@@ -3,6 +3,7 @@
 Scores are percentages; see `look` for the marks.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping
 
@@ -24,15 +25,22 @@ TICKS = {
 
 
 def score_panel(axis: Axes, found: Mapping[str, pd.Series], score: Measure) -> None:
-    """The three ways between start and teacher; (1) trained for longer as hollow marks."""
+    """The three ways between start and teacher; hollow: the mean of (1) and what longer training
+    adds to it, seed by seed.
+    """
     for i, name in enumerate(ARMS):
         look.mark(axis, i, found[name], name)
-    controls = [name for name in CONTROLS if len(found[name])]
-    for i, name in enumerate(controls):
-        look.mark(axis, 0.27 + 0.27 * i, found[name], "supervised", filled=False, jitter=0.06)
-    if controls:
-        times = " and ".join(LABELS[name].split()[2] for name in controls)
-        axis.set_xlabel(f"hollow: (1) with {times} the steps", fontsize=8.5, color=look.QUIET)
+    alone = found["supervised"]
+    added = {name: (found[name] - alone).dropna() for name in CONTROLS}
+    added = {name: lead for name, lead in added.items() if len(lead)}
+    for i, lead in enumerate(added.values()):
+        x = 0.27 + 0.27 * i
+        look.mark(axis, x, alone.mean() + lead, "supervised", filled=False, jitter=0.06)
+    if added:
+        times = " and ".join(LABELS[name].split()[2] for name in added)
+        counts = [f"n = {len(lead)}" for lead in added.values() if len(lead) != len(alone)]
+        text = f"hollow: what {times} the steps add to (1){', '.join(['', *counts])}"
+        axis.set_xlabel(text, fontsize=8.5, color=look.QUIET)
     look.reference(axis, found["teacher"], "teacher", look.COLOURS["teacher"])
     look.reference(axis, found["start"], "start", look.QUIET, low=True)
     lead = Spread.of((found["teacher"] - found["supervised"]).dropna())
@@ -53,12 +61,14 @@ def gap_panel(axis: Axes, found: Mapping[str, pd.Series], published: PublishedTa
         theirs = published.gap_recovered(name)
         if theirs is not None:
             axis.plot(i - 0.24, theirs, "D", mfc="white", mec=look.INK, mew=1.4, ms=7, zorder=4)
-            axis.annotate(f"{theirs:.0f}", (i - 0.24, theirs), (-7, 0), **look.beside("right"))
+            place = (-7, _off_lines(theirs))
+            axis.annotate(f"{theirs:.0f}", (i - 0.24, theirs), place, **look.beside("right"))
         if gap.meaningful:
             look.mark(axis, i + 0.2, gap.per_seed, name)
             mean = gap.spread.mean
-            text = f"{mean:.0f}".replace("-", "−")
-            axis.annotate(text, (i + 0.2, mean), (10, 0), weight="bold", **look.beside("left"))
+            text = arms.signed(mean, 0).removeprefix("+")
+            place = (10, _off_lines(mean))
+            axis.annotate(text, (i + 0.2, mean), place, weight="bold", **look.beside("left"))
     axis.axhline(0, color=look.COLOURS["supervised"], lw=1.2, zorder=1)
     axis.axhline(100, color=look.INK, lw=1.2, zorder=1)
     if why:
@@ -71,6 +81,12 @@ def gap_panel(axis: Axes, found: Mapping[str, pd.Series], published: PublishedTa
     bottom, top = axis.get_ylim()
     axis.set_ylim(min(bottom, -12), max(top, 112))
     sns.despine(ax=axis)
+
+
+def _off_lines(share: float) -> float:
+    """Points by which a number of the gap's panel evades the lines at 0 and 100, if it is near."""
+    off = share - (100 if share > 50 else 0)
+    return math.copysign(5, off) if abs(off) < 5 else 0
 
 
 def agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str, score: Measure) -> None:
@@ -93,11 +109,17 @@ def agreement_panel(axis: Axes, records: pd.DataFrame, prefix: str, score: Measu
 
 
 def x_axis(axis: Axes, points: pd.DataFrame, kind: str) -> None:
-    """The axis of a curve over kind "pool" or "schedule", with a tick at each nominal multiple."""
+    """The axis of a curve over kind "pool" or "schedule", with a tick at each nominal multiple.
+
+    That of the pool is linear up to 1, so that it shows 0.
+    """
     ticks = sorted(points.groupby("nominal")["x"].mean()) if len(points) else []
-    axis.set_xscale("log", base=4 if kind == "pool" else 2)
+    if kind == "pool":
+        axis.set_xscale("symlog", base=4, linthresh=1, linscale=0.5)
+    else:
+        axis.set_xscale("log", base=2)
     if ticks:
-        axis.set_xlim(ticks[0] / 1.4, ticks[-1] * 1.4)
+        axis.set_xlim(ticks[0] / 1.4 or -0.4, ticks[-1] * 1.4)
         axis.xaxis.set_major_locator(FixedLocator(ticks))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}×"))
     axis.xaxis.set_minor_locator(NullLocator())

@@ -67,12 +67,12 @@ def against_text(found: Mapping[str, pd.Series], name: str, rivals: Mapping[str,
 def room_text(found: Mapping[str, pd.Series], over: str) -> str:
     """The end of a finding whose teacher is hardly above the baseline; empty where it is.
 
-    over: the baseline in words. Of one seed only the size of the room is told, where it is small.
+    over: the baseline in words. Of few seeds only the size of the room is told, where it is small.
     """
     room = (found["teacher"] - found[BASELINE]).dropna()
-    if len(room) == 1 and room.mean() < arms.SMALLEST_GAP:
+    if len(room) < arms.VERDICT and room.mean() < arms.SMALLEST_GAP:
         return f"; little room: the teacher is {spread_text(room)} points over {over}"
-    if len(room) > 1 and arms.compare(found["teacher"], found[BASELINE]) < 1:
+    if len(room) >= arms.VERDICT and arms.compare(found["teacher"], found[BASELINE]) < 1:
         return f"; the teacher is not clearly above {over} ({spread_text(room)})"
     return ""
 
@@ -208,4 +208,4 @@ def published_points(printed: Mapping, name: str) -> float:
 
 def points_text(value: float) -> str:
     """`+1.2`; an en dash for NaN."""
-    return "–" if math.isnan(value) else f"{value:+.1f}".replace("-", "−")
+    return "–" if math.isnan(value) else arms.signed(value)

@@ -11,6 +11,8 @@ import pandas as pd
 from kdlib.report import arms
 from kdlib.report.arms import ARMS, LABELS, SHORT
 
+NOTHING = "Nothing to compare yet"
+
 
 def finding(found: dict[str, pd.Series]) -> str:
     """What the records show, in one sentence that follows the numbers, whichever way they fall."""
@@ -30,14 +32,14 @@ def finding(found: dict[str, pd.Series]) -> str:
         text = f"function matching {arms.spread_text(lead)} points over supervised training"
         return f"No gap to recover: {gap.why}; {text}{few}"
     if arms.limited_by_training(found):
-        share = arms.control_share(found)
+        share = arms.control_gap(found).spread
         closes = f"longer supervised training alone closes {_percent(share)} of the gap"
-        one = "Perhaps not" if share.n == 1 else "Not"
-        return f"{one} a fair test: {closes}{arms.seeds_note(share.n)}"
+        sure = "Not" if share.n >= arms.VERDICT else "Perhaps not"
+        return f"{sure} a fair test: {closes}{arms.seeds_note(share.n)}"
     below = arms.spread_text(-lead, sign=False)
     if arms.compare(matching, supervised) < 0:
         return f"Function matching ends {below} points below supervised training{few}"
-    if n > 1 and arms.compare(matching, supervised) == 0:
+    if n >= arms.VERDICT and arms.compare(matching, supervised) == 0:
         return (
             f"Function matching and supervised training tie ({arms.spread_text(lead)} points){few}"
         )
@@ -48,9 +50,9 @@ def finding(found: dict[str, pd.Series]) -> str:
     share = _percent(other.spread)
     if other.spread.n < n and other.spread.n in arms.FEW:
         share += f", {arms.FEW[other.spread.n]}"
-    if other.spread.n > 1 and arms.compare(distil, supervised) == 0:
+    if other.spread.n >= arms.VERDICT and arms.compare(distil, supervised) == 0:
         share += ", a tie with (1)"
-    if n == 1 or arms.compare(matching, distil) > 0:
+    if min(n, other.spread.n) < arms.VERDICT or arms.compare(matching, distil) > 0:
         return f"{recovered}; distillation on the labelled images alone {share}{few}"
     if arms.compare(matching, distil) < 0:
         return f"{recovered}, but distillation on the labelled images alone {share}{few}"
@@ -69,7 +71,7 @@ def agreement_finding(agreement: Mapping[str, pd.Series]) -> str:
         return "Agreement with the teacher"
     if "matching" in known:
         alike = [(agreement["matching"] - agreement[name]).dropna() for name in others]
-        if min(map(len, alike)) < 2:  # one seed tells nothing
+        if min(map(len, alike)) < arms.VERDICT:
             return "Agreement with the teacher"
         signs = {arms.compare(agreement["matching"], agreement[name]) for name in others}
         if signs == {1}:
@@ -90,10 +92,10 @@ def curve_finding(points: pd.DataFrame, kind: str, score: str = "mIoU") -> str:
         if table.shape[1] > 1:
             ends = table[[table.columns[0], table.columns[-1]]].dropna()
             if len(ends):
-                factor = table.columns[-1] / table.columns[0]
-                changes[arm] = (ends.iloc[:, -1], ends.iloc[:, 0], factor)
+                lengths = (table.columns[0], table.columns[-1])
+                changes[arm] = (ends.iloc[:, -1], ends.iloc[:, 0], lengths)
     if not changes:
-        return "Nothing to compare yet: fewer than two points were run"
+        return f"{NOTHING}: fewer than two points were run"
     if kind == "pool":
         last, first, _ = changes["matching"]
         rows = points[points["arm"] == "matching"]
@@ -102,7 +104,7 @@ def curve_finding(points: pd.DataFrame, kind: str, score: str = "mIoU") -> str:
         sign = arms.compare(last, first)
         span = f"from {low:.3g}× to {high:.3g}× the labelled images"
         few = arms.seeds_note(len(last))
-        if len(last) == 1:
+        if len(last) < arms.VERDICT:
             return f"{span.capitalize()}: {change} {score} points{few}"
         words = {
             1: f"More unlabelled frames help: {change} {score} points {span}",
@@ -110,7 +112,7 @@ def curve_finding(points: pd.DataFrame, kind: str, score: str = "mIoU") -> str:
             -1: f"More unlabelled frames hurt: {change} {score} points {span}",
         }
         return words[sign] + few
-    factor = max(f for _, _, f in changes.values())
+    factor = max(most / least for _, _, (least, most) in changes.values())
     listed = [
         f"{SHORT[arm]} {arms.spread_text(last - first)}"
         for arm, (last, first, _) in reversed(changes.items())

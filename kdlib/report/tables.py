@@ -27,7 +27,12 @@ COMPACT = (
     "agreement, reported split: pixels %",
     "agreement, reported split: {name} %",
 )
-POOL_SIZES = (1, 4, 16, 64, 400)  # unlabelled images, as multiples of the labelled ones
+POOL_SIZES = (0, 4, 16, 64, 400)  # unlabelled images, as multiples of the labelled ones
+# Families of runs whose data the paper has no table of -> the title of ours.
+TITLES = {
+    "funmatch-camvid": "CamVid, a released ESPNet as the teacher",
+    "funmatch-camvidown": "CamVid, a teacher of our own that knows the same labels",
+}
 # Name -> share of the arms' own steps.
 SCHEDULES = {"quarter": 0.25, "half": 0.5, "one": 1.0, "double": 2.0}
 
@@ -67,14 +72,16 @@ def function_matching_table(
         columns = [column.format(name=score.name) for column in COMPACT]
         shown = shown[[column for column in columns if column in shown]]
     used = records[records["run"].isin([f"{prefix}-{name}" for name in names])]
-    title = title or f"{published.title if published else prefix}: published and replicated"
+    if not title:
+        title = f"{published.title}: published and replicated" if published else TITLES.get(prefix)
     lines = [
         "Ours: mean ± standard deviation over n seeds. Gap recovered = (student − (1)) / "
         "(teacher − (1)), taken for each seed; over 100 % means above the teacher.",
         notes.levels(len(found[name]) for name in names if name not in arms.SHARED),
         *_notes(records, found, prefix),
     ]
-    return Table(title, frame, shown, notes.footnotes(lines, shown, used, published, names))
+    lines = notes.footnotes(lines, shown, used, published, names)
+    return Table(title or prefix, frame, shown, lines)
 
 
 def _row(
@@ -163,7 +170,7 @@ def _notes(records: pd.DataFrame, found: dict[str, pd.Series], prefix: str) -> l
 def curve_runs(kind: str, prefix: str) -> list[tuple[str, float, str]]:
     """(arm, x, run) of every point of a curve: kind "pool" or "schedule".
 
-    pool: x = unlabelled images as a multiple of the labelled ones; 1 is distillation on the
+    pool: x = unlabelled images as a multiple of the labelled ones; 0 is distillation on the
     labelled images, the largest is function matching on the whole pool. schedule: x = multiple of
     the arms' steps.
     """
@@ -205,9 +212,7 @@ def curve_points(
 
 def _pool_ratio(record: dict, nominal: float) -> float:
     labels, images = record.get("labels", math.nan), record.get("images", math.nan)
-    if pd.isna(labels) or pd.isna(images) or images <= labels:  # distillation: no further frames
-        return nominal
-    return (images - labels) / labels
+    return nominal if pd.isna(labels) or pd.isna(images) else (images - labels) / labels
 
 
 def curve_table(
@@ -226,7 +231,7 @@ def curve_table(
         row = {"arm": arm, "x": here["x"].iloc[0] if len(here) else x, "run": run}
         row |= {"n": score.n, measured.key: score.mean, f"{measured.key}_sd": score.sd}
         row |= {"points": lead.mean, "points_sd": lead.sd, "steps": here["steps"].mean()}
-        unit = f"{row['x']:g}×"
+        unit = f"{row['x']:.3g}×"
         text = {"": LABELS["distil" if run.endswith("-distil") else arm], _heading(kind): unit}
         text[f"{measured.name} %"] = spread_text(score, sign=False) if score.n else NOT_RUN
         text |= {"n": str(score.n), "points over (1)": spread_text(lead)}

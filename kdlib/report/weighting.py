@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from kdlib.report import arms, measure, notes
-from kdlib.report.arms import Spread, spread_text
+from kdlib.report.arms import Spread, each_text
 from kdlib.report.render import Table
 from kdlib.report.tables import NOT_RUN
 
@@ -37,28 +37,29 @@ def weighting_table(
         if column.startswith("val.")
     }
     found = {name: 100 * arms.by_seed(records, f"{prefix}-{name}") for name in ROWS}
+    nothing = pd.Series(dtype=float)
     numbers, shown = [], []
     for name, label in ROWS.items():
         spread = Spread.of(found[name])
-        over, beside = (
-            Spread.of(found[name] - found[rival]) if name not in (rival, "supervised") else None
-            for rival in ("supervised", "matching")
-        )
         row = {"rule": name, score.key: spread.mean, f"{score.key}_sd": spread.sd, "n": spread.n}
-        ran = spread_text(spread, sign=False) if spread.n else NOT_RUN
+        ran = each_text(found[name], sign=False) if spread.n else NOT_RUN
         text = {"which cells count": label, f"ours: {score.name} %": ran, "n": str(spread.n)}
-        for key, heading, lead in (("points", OVER, over), ("beside", BESIDE, beside)):
-            lead = lead or Spread.of(pd.Series(dtype=float))
+        for key, heading, rival in (("points", OVER, "supervised"), ("beside", BESIDE, "matching")):
+            apart = name not in (rival, "supervised")
+            values = found[name] - found[rival] if apart else nothing
+            lead = Spread.of(values)
             row |= {key: lead.mean, f"{key}_sd": lead.sd}
-            text[heading] = spread_text(lead)
+            text[heading] = each_text(values)
         for column, (heading, factor, digits) in agreement.items():
-            alike = Spread.of(factor * arms.by_seed(records, f"{prefix}-{name}", column))
+            values = factor * arms.by_seed(records, f"{prefix}-{name}", column)
+            alike = Spread.of(values)
             row |= {column: alike.mean, f"{column}_sd": alike.sd}
-            text[heading] = spread_text(alike, digits, sign=False)
+            text[heading] = each_text(values, digits, sign=False)
         numbers.append(row)
         shown.append(text)
     used = records[records["run"].isin([f"{prefix}-{name}" for name in ROWS])]
     lines = [
+        "Two seeds are told one by one." if 2 in {row["n"] for row in numbers} else "",
         "Both neighbours with our three terms at equal weight and the teacher of this table; their "
         "papers weigh the terms otherwise, and BCKD learns from labels as well.",
         notes.budget(records, prefix, ROWS, noun="All four"),

@@ -185,7 +185,7 @@ figure.tight_layout()
 plt.show()
 
 # %% [markdown]
-# Red is alike, blue opposite. Behind a ReLU means and variances have no negative entries, so their
+# Red is alike, blue opposite. Variances are never negative, nor are means behind a ReLU, so their
 # cosines are near one, and differences are small. Skewness has both signs: there the regions come
 # apart, and most of the distance lies there. Why some of its matrices are nearly empty off the
 # diagonal is the matter of *A delicate divisor* below. At smoke scale "after" means six steps.

@@ -3,7 +3,9 @@
 #
 # The paper's table beside ours. A number on this page comes from one of two places: `published/`
 # for what was printed, and the records of finished runs for what was measured here. Nothing is
-# typed.
+# typed. Figures are seen when the page is run; the kept ones of scale `sample` lie in
+# [results](../../results/funmatch/sample/summary), first of them the
+# [headline](../../results/funmatch/sample/summary/headline.png).
 
 # %% tags=["parameters", "reads-records"]
 run = "funmatch-seg-matching"  # its first parts name the family of runs: funmatch-seg
@@ -196,7 +198,7 @@ display(Markdown(f"> **{sentences.finding(found)}.** (scale {scale})"))
 # The sentence is written by `kdlib.report.sentences` from the records, whichever way they fall. It
 # refuses a ratio when the gap is below one point, and it says "tie" where the seeds differ in sign,
 # or where the mean difference is not above its standard deviation. That is a weak rule: with no
-# true difference it still finds one in about 21 % of cases with three seeds, in 39 % with two.
+# true difference it still finds one in about 21 % of cases with three seeds; fewer get no verdict.
 # Treat a difference of about one deviation as a hint.
 #
 # ## Deviation ledger

@@ -510,5 +510,5 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 # 1. **Levels.** Give the detector the levels `[3, 4, 5, 6]`. Which objects lose their cells, and
 #    what happens to `map_small`?
 # 2. **Centre sampling.** Call `fcos.assign` with `radius=1.5` in the section on cells. Which cells
-#    go dark? The model zoo of BDD100K found that it costs about a point.
+#    go dark? In BDD100K's model zoo it costs about a point, together with three other tricks.
 # 3. **Pixels.** Halve `data.size` for all runs. Which classes pay for it?

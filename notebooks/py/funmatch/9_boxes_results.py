@@ -2,7 +2,9 @@
 # # 9 · Results with boxes
 #
 # The paper's second table beside ours. As on page 5 a number comes from `published/`, where it was
-# printed, or from the record of a finished run. Nothing is typed.
+# printed, or from the record of a finished run. Nothing is typed. Figures are seen when the page is
+# run; the kept ones of scale `sample` lie in [results](../../results/funmatch/sample/det-summary),
+# first of them the [headline](../../results/funmatch/sample/det-summary/headline.png).
 
 # %% tags=["parameters", "reads-records"]
 run = "funmatch-det-matching"  # its first parts name the family of runs: funmatch-det
@@ -191,16 +193,17 @@ if made["teacher"]:
         truth,
         seen["teacher"],
         {arms.SHORT[arm]: seen[arm] for arm in arms.ARMS if made[arm]},
-        layout.PALETTE,
+        boxes.PALETTE[1:],  # without the yellow of what is missed
         classes=layout.CLASSES,
         names=[still.id for still in chosen],
     )
 grid
 
 # %% [markdown]
-# The lower right corner is the thing to look at: the less is marked from way to way, the more the
-# student has become its teacher. What the teacher itself misses of the truth, a perfect student
-# misses as well. Boxes near score 0.3 come and go by a hair, so count pictures, not single boxes.
+# The lower lines show which of the teacher's boxes a student misses, and what it adds; the title
+# counts them. Three stills hold too few boxes to put the ways in order: the column of agreement in
+# the table asks the same of the whole split. What the teacher itself misses of the truth, a perfect
+# student misses as well. Boxes near score 0.3 come and go by a hair.
 #
 # ## What is kept
 #
@@ -232,7 +235,7 @@ display(Markdown(f"> **{sentences.finding(found)}.** (scale {scale})"))
 # The sentence is written by `kdlib.report.sentences` from the records, whichever way they fall. It
 # refuses a ratio when the gap is below one point, and it says "tie" where the seeds differ in sign,
 # or where the mean difference is not above its standard deviation. That is a weak rule: with no
-# true difference it still finds one in about 21 % of cases with three seeds, in 39 % with two.
+# true difference it still finds one in about 21 % of cases with three seeds; fewer get no verdict.
 # Treat a difference of about one deviation as a hint.
 #
 # ## Deviation ledger

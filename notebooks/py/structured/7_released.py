@@ -5,6 +5,8 @@
 # of each in the name of its file. This page measures four of them on the 233 test stills and puts
 # the result beside the published figure. It trains nothing: it asks whether this workbook's
 # network, input and score are the paper's, before any figure of our own is compared with it.
+# Figures are seen when the page is run; [class by
+# class](../../results/structured/sample/released/classes.png) is kept.
 
 # %% tags=["parameters", "reads-records"]
 run = "structured-camvid-teacher"  # its layout, folder and reported split are used
@@ -23,6 +25,7 @@ from kdlib import config, evaluation, experiment, runtime
 from kdlib.data import layouts, loader
 from kdlib.models import espnet
 from kdlib.report import look, pictures
+from kdlib.report.arms import signed
 from kdlib.report.published import load as published
 from kdlib.report.render import Table
 from kdlib.report.sheet import sheet
@@ -169,9 +172,9 @@ for axis, (name, couple) in zip(axes, couples.items()):
     iou = iou.dropna().sort_values("plain", ascending=False)
     iou.plot.bar(ax=axis, color=["#B5B5B5", "#0072B2"], width=0.8, legend=False)
     gain = iou["distilled"] - iou["plain"]
-    ends = [f"{gain[c]:+.0f} for {c}" for c in (gain.idxmin(), gain.idxmax())]
+    ends = [f"{signed(gain[c], 0)} for {c}" for c in (gain.idxmin(), gain.idxmax())]
     axis.set(ylabel="IoU, %", ylim=(0, 100))
-    axis.set_title(f"{name}: {gain.mean():+.1f} points, from {ends[0]} to {ends[1]}", fontsize=9)
+    axis.set_title(f"{name}: {signed(gain.mean())} points, from {ends[0]} to {ends[1]}", fontsize=9)
 if there:
     axes[1].legend(frameon=False)
     figure.tight_layout()
