@@ -8,7 +8,7 @@ Shape suffixes: N images, G labelled boxes, C classes, h x w cells of a level, L
 levels, finest level first, each row by row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -187,18 +187,6 @@ def focal(
     return -(weight_NCL * torch.sigmoid(-signed_NCL) ** gamma * F.logsigmoid(signed_NCL)).sum()
 
 
-def divisors(
-    output: DetectionOutput, targets: Targets, *, radius: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """What `fcos` divides by: the cells that have an object, and the sum of their centerness.
-
-    Scalars, 0 without any object; arguments as in `fcos`. For process groups: the sums over all
-    processes, divided by their number, are `normalisers`.
-    """
-    truth, dtype = _truth(output, targets, radius)
-    return (truth.classes != BACKGROUND).to(dtype).sum(), truth.centerness.to(dtype).sum()
-
-
 def fcos(
     output: DetectionOutput,
     targets: Targets,
@@ -207,7 +195,7 @@ def fcos(
     box: Literal["iou", "giou"] = "iou",
     gamma: float = 2.0,
     alpha: float = 0.25,
-    normalisers: tuple[Tensor, Tensor] | None = None,
+    share: Callable[..., Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """FCOS's three losses.
 
@@ -217,8 +205,9 @@ def fcos(
         radius: centre sampling, see `assign`.
         box: "iou" is -log IoU, the zoo's; "giou" is 1 - GIoU.
         gamma, alpha: of the focal loss.
-        normalisers: scalars over 0 to divide by in place of `divisors`. With several processes the
-            zoo's divisors, those of the whole batch, are the mean over processes of each.
+        share: with several processes, what makes of a divisor of this process's images and the
+            least of the whole batch's (`least`) the one that gives the zoo's loss, the whole
+            batch's, as the mean over processes: `kdlib.methods.base.share`.
 
     Returns:
         Scalars by name, to be weighted by the caller (FCOS: one each). With P cells that have an
@@ -235,10 +224,20 @@ def fcos(
     """
     if box not in ("iou", "giou"):
         raise ValueError(f"box must be 'iou' or 'giou', not {box!r}")
-    truth, dtype = _truth(output, targets, radius)
+    images = output.classification[0].shape[0]
+    if targets.xyxy.shape[0] != images:
+        raise ValueError(f"targets are of {targets.xyxy.shape[0]} images, the output of {images}")
+    sizes_hw = [tuple(level.shape[-2:]) for level in output.classification]
+    truth = assign(sizes_hw, output.strides, targets, radius=radius)
+    dtype = torch.promote_types(output.classification[0].dtype, torch.float32)
     found_NL = (truth.classes != BACKGROUND).to(dtype)
     centerness_NL = truth.centerness.to(dtype)
-    positives, weight = normalisers or (found_NL.sum().clamp(min=1), centerness_NL.sum())
+    positives, weight = found_NL.sum(), centerness_NL.sum()
+    if share is None:
+        positives = positives.clamp(min=1)
+    else:
+        tiny = torch.finfo(dtype).tiny
+        positives, weight = share(positives, least=1), share(weight, least=tiny)
 
     iou_NL = paired_iou(flat(output.box), truth.box.to(dtype), generalised=box == "giou")
     # a box far off must not give an infinite loss; the zoo's bound
@@ -252,15 +251,3 @@ def fcos(
         "box": (centerness_NL * loss_NL).sum() / torch.where(weight > 0, weight, 1),
         "centerness": (found_NL * quality_NL).sum() / positives,
     }
-
-
-def _truth(
-    output: DetectionOutput, targets: Targets, radius: float | None
-) -> tuple[Assignment, torch.dtype]:
-    """What the output's cells shall say, and the type to compute in."""
-    images = output.classification[0].shape[0]
-    if targets.xyxy.shape[0] != images:
-        raise ValueError(f"targets are of {targets.xyxy.shape[0]} images, the output of {images}")
-    sizes_hw = [tuple(level.shape[-2:]) for level in output.classification]
-    truth = assign(sizes_hw, output.strides, targets, radius=radius)
-    return truth, torch.promote_types(output.classification[0].dtype, torch.float32)

@@ -10,7 +10,7 @@ from torch import distributed, nn
 from kdlib.data.augment import Views
 from kdlib.detection import DetectionOutput, Targets
 from kdlib.losses import fcos, matching, squeezedet
-from kdlib.methods.base import TINY, Alone, share
+from kdlib.methods.base import Alone, share
 from kdlib.methods.matching import blended
 from kdlib.models.outputs import ModelError
 from kdlib.models.rcnn import TwoStageDetector, TwoStageOutput
@@ -139,7 +139,4 @@ def labelled_terms(output: Labelled, targets: Targets) -> dict[str, torch.Tensor
         return dict(output.losses)
     if isinstance(output, AnchorOutput):
         return squeezedet.detection(output, targets)
-    if not distributed.is_initialized():
-        return fcos.fcos(output, targets)
-    cells, weight = fcos.divisors(output, targets)
-    return fcos.fcos(output, targets, normalisers=(share(cells), share(weight, least=TINY)))
+    return fcos.fcos(output, targets, share=share if distributed.is_initialized() else None)
