@@ -2,9 +2,9 @@
 
 A paper's loss is in the file of its name: ``matching``, ``structured``, ``imitation``,
 ``affinity``. Beside them stand what these are made of (``cosine`` of ``structured``, ``regions`` of
-``imitation``; ``areas``, ``moments`` and ``moment_sums`` of ``affinity``), what a paper compares
-itself with (``lane_baselines``), and the losses with labels: ``supervised`` of masks, ``fcos`` and
-``squeezedet`` of detectors. ``options`` checks what is chosen by a word.
+``imitation``; ``areas``, ``moments``, ``moment_sums`` and ``moment_kernels`` of ``affinity``), what
+a paper compares itself with (``lane_baselines``), and the losses with labels: ``supervised`` of
+masks, ``fcos`` and ``squeezedet`` of detectors. ``options`` checks what is chosen by a word.
 
 They raise half types to float32 inside and leave float64 as it is.
 """

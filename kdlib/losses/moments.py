@@ -3,15 +3,32 @@
 The numerical part of `kdlib.losses.affinity`. Sums of raw powers lose a quiet channel (fact sheet
 inter_region_affinity, section 1.7), so each pixel is measured from a value near its region's mean.
 
-Here are the moments and their gradient; the passes over the maps are in `kdlib.losses.moment_sums`.
+Here are the moments and their gradient. The passes over the maps are in two modules with the same
+functions: compiled for the CPU in `moment_kernels`, elsewhere with torch's operations in
+`moment_sums`.
 
 Shape suffixes: N images, R regions, C channels, H rows, W columns.
 """
+
+import functools
+from importlib.util import find_spec
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kdlib.losses import moment_sums
+
+
+@functools.cache
+def _passes(device: str) -> ModuleType:
+    """The module for a type of device; torch's, only slower, where there is no numba."""
+    if device != "cpu" or find_spec("numba") is None:
+        return moment_sums
+    from kdlib.losses import moment_kernels  # numba takes its time, which others need not spend
+
+    return moment_kernels
 
 
 def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +51,8 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
     if torch.is_grad_enabled() and features_NCHW.requires_grad:
         return _CentralMoments.apply(features_NCHW, areas_NRHW)
     with torch.no_grad():
-        moments_NRC, _ = _forward(features_NCHW, areas_NRHW, *_chosen(areas_NRHW))
+        passes = _passes(features_NCHW.device.type)
+        moments_NRC, _ = _forward(passes, features_NCHW, areas_NRHW, passes.places(areas_NRHW))
     return moments_NRC
 
 
@@ -47,10 +65,11 @@ class _CentralMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, ...]:
-        ctx.images, ctx.present = _chosen(areas_NRHW)
-        moments_NRC, kept_NRC = _forward(features_NCHW, areas_NRHW, ctx.images, ctx.present)
         if areas_NRHW.is_inference():
             areas_NRHW = areas_NRHW.clone()  # the gradient keeps it
+        ctx.passes = _passes(features_NCHW.device.type)
+        ctx.places = ctx.passes.places(areas_NRHW)
+        moments_NRC, kept_NRC = _forward(ctx.passes, features_NCHW, areas_NRHW, ctx.places)
         ctx.save_for_backward(features_NCHW, areas_NRHW, moments_NRC[1], *kept_NRC)
         return moments_NRC
 
@@ -69,18 +88,7 @@ class _CentralMoments(torch.autograd.Function):
         c1_NRC = 2 * (g2_NRC - rest_NRC * g3_NRC)
         c0_NRC = g1_NRC - 2 * rest_NRC * g2_NRC + (rest_NRC.square() - second_NRC) * g3_NRC
         factors_NRC = (near_NRC, c0_NRC, c1_NRC, g3_NRC)
-        # formats whose rows and columns make one dimension without a copy
-        last = features_NCHW.is_contiguous(memory_format=torch.channels_last)
-        gradient_NCHW = torch.empty_like(
-            features_NCHW, memory_format=torch.channels_last if last else torch.contiguous_format
-        )
-        if ctx.images is None:
-            moment_sums.evaluate_whole(
-                gradient_NCHW, features_NCHW, areas_NRHW, ctx.present, factors_NRC
-            )
-        else:
-            moment_sums.evaluate_chosen(gradient_NCHW, features_NCHW, ctx.images, factors_NRC)
-        return gradient_NCHW, None
+        return ctx.passes.evaluate(features_NCHW, ctx.places, factors_NRC), None
 
 
 def _counts(areas_NRHW: Tensor) -> Tensor:
@@ -88,23 +96,11 @@ def _counts(areas_NRHW: Tensor) -> Tensor:
     return areas_NRHW.flatten(2).sum(2, keepdim=True)
 
 
-def _chosen(areas_NRHW: Tensor) -> tuple[list[moment_sums.Image] | None, list[int]]:
-    """What of the regions is worked on: their pixels on the CPU, elsewhere the numbers of some."""
-    images = moment_sums.images_of(areas_NRHW)
-    return images, moment_sums.present_of(areas_NRHW) if images is None else []
-
-
 def _forward(
-    features_NCHW: Tensor,
-    areas_NRHW: Tensor,
-    images: list[moment_sums.Image] | None,
-    present: list[int],
+    passes: ModuleType, features_NCHW: Tensor, areas_NRHW: Tensor, places: NamedTuple
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """The moments; and the value near the mean, and what the mean has beyond it: (N, R, C) each."""
-    if images is None:
-        near_NRC, sums_3NRC = moment_sums.sums_whole(features_NCHW, areas_NRHW, present)
-    else:
-        near_NRC, sums_3NRC = moment_sums.sums_chosen(features_NCHW, areas_NRHW.shape[1], images)
+    near_NRC, sums_3NRC = passes.power_sums(features_NCHW, places)
     count_NR1 = _counts(areas_NRHW)
     rest_NRC, square_NRC, cube_NRC = sums_3NRC / count_NR1.clamp(min=1)
     # from powers of y = z + rest to powers of z; rest is a fraction of the deviation

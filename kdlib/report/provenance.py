@@ -20,6 +20,7 @@ PACKAGES = {  # name in the record -> distributions that may hold it
     "torch": ("torch",),
     "torchvision": ("torchvision",),
     "numpy": ("numpy",),
+    "numba": ("numba",),
     "opencv": ("opencv-python-headless", "opencv-python"),
     "kdlib": ("kdlib",),
 }
