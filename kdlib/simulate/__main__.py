@@ -7,7 +7,7 @@ from pathlib import Path
 from kdlib.simulate import clips, dataset, restore
 from kdlib.simulate.style import WORLDS
 
-PRESETS = {"pinned": dataset.PINNED, "smoke": dataset.SMOKE}
+PRESETS = {"pinned": dataset.PINNED, "smoke": dataset.SMOKE, "kitti": dataset.KITTI}
 
 
 def size(text: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from kdlib.simulate.files import (
     write_video,
 )
 from kdlib.simulate.parallel import progress, spread
+from kdlib.simulate.recipe import KITTI as KITTI
 from kdlib.simulate.recipe import PINNED as PINNED
 from kdlib.simulate.recipe import SMOKE, Job, Recipe, jobs
 from kdlib.simulate.render import Frame, Renderer
@@ -174,14 +175,17 @@ def complete(recipe: Recipe, out: Path) -> bool:
 
 def gathered(recipe: Recipe, out: Path) -> list[Path]:
     """The label files and lists that `collect` writes."""
-    labels = out / "bdd100k" / "labels"
+    lane_labels = out / "bdd100k" / "labels" / "lane" / "polygons"
+    kinds = {job.kind for job in jobs(recipe)}
     boxed = {(job.root, job.split) for job in jobs(recipe) if job.kind in ("det", "boxes")}
-    return [
-        *(_boxes_file(out, root, split) for root, split in sorted(boxed)),
-        *(labels / "lane" / "polygons" / f"lane_{split}.json" for split in ("train", "val")),
-        *(out / "culane" / "list" / name for name in culane.lists([])),
-        *(_kitti_list(out, split) for split in ("train", "val")),
-    ]
+    paths = [_boxes_file(out, root, split) for root, split in sorted(boxed)]
+    if "det" in kinds:
+        paths += [lane_labels / f"lane_{split}.json" for split in ("train", "val")]
+    if "culane" in kinds:
+        paths += [out / "culane" / "list" / name for name in culane.lists([])]
+    if "kitti" in kinds:
+        paths += [_kitti_list(out, split) for split in ("train", "val")]
+    return paths
 
 
 def render_tiny(out: Path) -> Path:
@@ -209,11 +213,13 @@ def collect(recipe: Recipe, out: Path) -> None:
         if all("lane" in row for row in rows):
             path = out / root / "labels" / "lane" / "polygons" / f"lane_{split}.json"
             write_json(path, [row["lane"] for row in rows])
-    for name, text in culane.lists(rows_culane).items():
-        write_bytes(out / "culane" / "list" / name, text.encode())
-    for split in ("train", "val"):
-        lines = "".join(f"{name}\n" for name in sorted(numbers.get(split, [])))
-        write_bytes(_kitti_list(out, split), lines.encode())
+    if rows_culane:
+        for name, text in culane.lists(rows_culane).items():
+            write_bytes(out / "culane" / "list" / name, text.encode())
+    if numbers:
+        for split in ("train", "val"):
+            lines = "".join(f"{name}\n" for name in sorted(numbers.get(split, [])))
+            write_bytes(_kitti_list(out, split), lines.encode())
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
