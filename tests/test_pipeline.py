@@ -19,6 +19,7 @@ NAMES_ONLY = re.compile(
     r"python -m kdlib\.notebook (run notebooks/py/\w+/\w+\.py( --(run|scale|seed) [\w-]+)+"
     r"|inputs( [\w-]+| '[\w*-]+')+ --scale \w+ --out [\w/-]+"
     r"|code notebooks/py/\w+ kdlib/notebook/inputs\.py --out runs/code/\w+)"
+    r"|python -m kdlib\.simulate data --preset \w+ --out runs/data"
 )
 
 
@@ -61,9 +62,13 @@ def test_code_reaches_a_stage_as_the_hashes_of_its_page_and_in_no_other_way(stag
             assert words[4] == f"notebooks/py/{paper}" and words[-1] == f"runs/code/{paper}"
             assert deps == ["kdlib", f"notebooks/py/{paper}"]
             continue
+        if words[2] == "kdlib.simulate":
+            assert deps == ["data"]  # so it runs again when the simulator draws something else
+            continue
         page = words[4].removeprefix("notebooks/py/").removesuffix(".py")
         if words[3] == "inputs":
-            page = f"{'funmatch' if 'camvid' in name else name.split('-')[0]}/inputs"
+            paper = name.split(":")[-1].split("-")[0]
+            page = f"{'funmatch' if paper == 'camvid' else paper}/inputs"
             assert deps[0] == "params.yaml", name
         assert [d for d in deps if d.startswith("runs/code")] == [f"runs/code/{page}.json"], name
         assert not [d for d in deps if d.startswith("kdlib")], name
@@ -98,7 +103,9 @@ def test_a_stage_names_its_text_settings_lock_and_all_that_its_run_is_made_from(
         run = _run_of(command)
         if run is None:
             continue
-        family = "camvid" if "evidence/camvid" in name else run.name.split("-")[0]
+        large = run.name.startswith("imitation-large-")
+        family = "imitation-large" if large else run.name.split("-")[0]
+        family = "camvid" if "evidence/camvid" in name else family
         expected = {f"runs/{run.scale}/inputs/{family}/{run.name}.json"}
         for other in (run.teacher, run.init if run.init != "imagenet" else None):
             if other is not None:

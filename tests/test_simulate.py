@@ -42,6 +42,21 @@ def names(folder: Path, pattern: str) -> set[str]:
     return {path.stem for path in folder.glob(pattern)}
 
 
+def test_kitti_alone_keeps_the_stills_of_the_whole(tmp_path: Path, hashes: dict) -> None:
+    none = {"videos": 0, "val_videos": 0, "drive": 0, "culane": (0, 0, 0)}
+    pairs = ("seg", "det", "elsewhere", "elsewhere_det", "llamas", "apolloscape")
+    more = dataclasses.replace(SMOKE, kitti=(5, 2), **none, **dict.fromkeys(pairs, (0, 0)))
+    dataset.make(more, tmp_path, workers=1)
+    found = restore.tree_hashes(tmp_path)
+    same = {name for name, value in hashes.items() if found.get(name) == value}
+    assert same == {
+        name for name in hashes if name.startswith("kitti/") and "train.txt" not in name
+    }
+    assert len(found) == len(same) + 3 and dataset.complete(more, tmp_path)
+    kinds = {job.kind for job in dataset.jobs(dataset.KITTI)}
+    assert kinds == {"kitti"} and min(dataset.KITTI.kitti) > min(PINNED.kitti)
+
+
 def test_another_process_writes_the_same_bytes(tmp_path: Path, root: Path, hashes: dict) -> None:
     out = tmp_path / "data"
     subprocess.run([*COMMAND, "--out", out, "--workers", "2"], cwd=root, check=True)
