@@ -1,5 +1,6 @@
 """Reports of detection from made-up records: known numbers in, known cells and titles out."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from kdlib.report import (
     imitation_costs,
     imitation_factor,
     imitation_figures,
+    imitation_size,
     look,
     measure,
     notes,
@@ -725,6 +727,36 @@ def test_lines_of_the_factor_join_common_seeds_only(tmp_path):
     assert line.get_ydata().tolist() == pytest.approx([-4.0, -5.0])
     assert line.get_xdata().tolist() == pytest.approx([0.03, 1.03])
     assert any("seeds that all λ have (whole map seed 0)" in text for text in texts(figure))
+
+
+def test_samples_of_different_size_stand_one_below_the_other(tmp_path):
+    letters(tmp_path, teacher=(0.5,), baseline=(0.2, 0.3, 0.4), i=(0.3, 0.39, 0.5), g=(0.29, 0.4))
+    records = read_records(tmp_path)
+    assert "nothing to compare" in imitation_size.size_finding(records)
+    table = imitation_size.size_table(records)
+    assert table.shown.iloc[1, 0] == "not run" and table.shown.iloc[1]["n"] == "0"
+
+    larger = {"teacher": (0.8,), "baseline": (0.4, 0.5, 0.6), "i": (0.5, 0.6, 0.7)}
+    for name, values in (larger | {"g": (0.45, 0.56, 0.65)}).items():
+        for seed, score in enumerate(values):
+            one = record(f"imitation-large-{name}", seed, kitti(score), labels=1260)
+            write(tmp_path, one)
+    for seed in range(3):
+        path = tmp_path / f"imitation-kitti-baseline/seed-{seed}.json"
+        write_record(path, json.loads(path.read_text()) | {"labels": 180})
+    records = read_records(tmp_path)
+    small, large = imitation_size.size_table(records).shown.to_dict("records")
+    assert small[""] == "180 labels" and large[""] == "1,260 labels"
+    assert plain(small["I: region over the student"]) == "+9.7 ± 0.6"
+    assert plain(small["region over boxes"]) == "+0.0 ± 1.4" and small["n"] == "2"
+    assert large["teacher: mAP %"] == "80.0" and large["n"] == "3"
+    assert plain(large["teacher over the student"]) == "+30.0 ± 10.0"
+    assert plain(large["region over boxes"]) == "+4.7 ± 0.6"
+    assert plain(imitation_size.size_finding(records)) == (
+        "Size of the sample, in points: with 180 labels the region +9.7 ± 0.6 over the student and "
+        "+1.0 and −1.0 (two seeds) over the boxes; with 1,260 labels the region +10.0 ± 0.0 over "
+        "the student and +4.7 ± 0.6 over the boxes"
+    )
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path, table, fgfi):
