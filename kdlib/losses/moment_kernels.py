@@ -29,12 +29,15 @@ class Places(NamedTuple):
     inside: np.ndarray  # (N, R, P) bool
     pixels: np.ndarray  # of region after region, image after image
     starts: np.ndarray  # (N, R + 1): where in `pixels` a region starts, and the last one ends
+    counts: Tensor  # (N, R, 1): pixels of each region
 
 
 def places(areas_NRHW: Tensor) -> Places:
     """The pixels of each region."""
     inside_NRP = areas_NRHW.flatten(2).contiguous().numpy()
-    return Places(inside_NRP, *_listed(inside_NRP))
+    pixels, starts = _listed(inside_NRP)
+    counts_NR1 = torch.from_numpy(np.diff(starts))[..., None]
+    return Places(inside_NRP, pixels, starts, counts_NR1)
 
 
 def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:

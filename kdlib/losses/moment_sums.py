@@ -21,6 +21,7 @@ class Places(NamedTuple):
 
     inside: Tensor  # (N, R, P) bool
     present: list[int]  # numbers of the regions to go over
+    counts: Tensor  # (N, R, 1): pixels of each region
 
 
 def places(areas_NRHW: Tensor) -> Places:
@@ -30,9 +31,11 @@ def places(areas_NRHW: Tensor) -> Places:
     the wait for the device. Of the background and four lanes a batch shows all anyhow.
     """
     inside_NRP = areas_NRHW.flatten(2)
+    counts_NR1 = inside_NRP.sum(2, keepdim=True)
     if inside_NRP.shape[1] <= _FEW:
-        return Places(inside_NRP, list(range(inside_NRP.shape[1])))
-    return Places(inside_NRP, inside_NRP.any(2).any(0).nonzero().flatten().tolist())
+        return Places(inside_NRP, list(range(inside_NRP.shape[1])), counts_NR1)
+    shown = (counts_NR1 > 0).any(0).nonzero()[:, 0].tolist()
+    return Places(inside_NRP, shown, counts_NR1)
 
 
 def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:
@@ -46,7 +49,7 @@ def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:
     near_NRC, sums_3NRC = features_NCHW.new_zeros(shape), features_NCHW.new_zeros(3, *shape)
     for r in where.present:
         inside_N1P = where.inside[:, r, None]
-        count_N11 = inside_N1P.sum(2, keepdim=True)
+        count_N11 = where.counts[:, r, None]
         first_N11 = inside_N1P.to(torch.uint8).argmax(2, keepdim=True)
         near_NC1 = x_NCP.gather(2, first_N11.expand(-1, x_NCP.shape[1], -1))
         excess_NCP = (x_NCP - near_NC1).where(inside_N1P, 0)

@@ -52,7 +52,7 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
         return _CentralMoments.apply(features_NCHW, areas_NRHW)
     with torch.no_grad():
         passes = _passes(features_NCHW.device.type)
-        moments_NRC, _ = _forward(passes, features_NCHW, areas_NRHW, passes.places(areas_NRHW))
+        moments_NRC, _ = _forward(passes, features_NCHW, passes.places(areas_NRHW))
     return moments_NRC
 
 
@@ -69,15 +69,16 @@ class _CentralMoments(torch.autograd.Function):
             areas_NRHW = areas_NRHW.clone()  # the gradient keeps it
         ctx.passes = _passes(features_NCHW.device.type)
         ctx.places = ctx.passes.places(areas_NRHW)
-        moments_NRC, kept_NRC = _forward(ctx.passes, features_NCHW, areas_NRHW, ctx.places)
+        moments_NRC, kept_NRC = _forward(ctx.passes, features_NCHW, ctx.places)
+        # the areas, whose memory `places` may share, so that a change of theirs is noticed
         ctx.save_for_backward(features_NCHW, areas_NRHW, moments_NRC[1], *kept_NRC)
         return moments_NRC
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads_NRC: Tensor) -> tuple[Tensor, None]:
-        features_NCHW, areas_NRHW, second_NRC, near_NRC, rest_NRC = ctx.saved_tensors
-        count_NR1 = _counts(areas_NRHW)
+        features_NCHW, _, second_NRC, near_NRC, rest_NRC = ctx.saved_tensors
+        count_NR1 = ctx.places.counts
         g1_NRC, g2_NRC, g3_NRC = (g / count_NR1.clamp(min=1) for g in grads_NRC)
         # two pixels lie equally far from their mean
         g3_NRC = 3 * g3_NRC.where(count_NR1 > 2, 0)
@@ -91,17 +92,12 @@ class _CentralMoments(torch.autograd.Function):
         return ctx.passes.evaluate(features_NCHW, ctx.places, factors_NRC), None
 
 
-def _counts(areas_NRHW: Tensor) -> Tensor:
-    """(N, R, 1): pixels of each region."""
-    return areas_NRHW.flatten(2).sum(2, keepdim=True)
-
-
 def _forward(
-    passes: ModuleType, features_NCHW: Tensor, areas_NRHW: Tensor, places: NamedTuple
+    passes: ModuleType, features_NCHW: Tensor, places: NamedTuple
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """The moments; and the value near the mean, and what the mean has beyond it: (N, R, C) each."""
     near_NRC, sums_3NRC = passes.power_sums(features_NCHW, places)
-    count_NR1 = _counts(areas_NRHW)
+    count_NR1 = places.counts
     rest_NRC, square_NRC, cube_NRC = sums_3NRC / count_NR1.clamp(min=1)
     # from powers of y = z + rest to powers of z; rest is a fraction of the deviation
     second_NRC = (square_NRC - rest_NRC.square()).clamp(min=0)
