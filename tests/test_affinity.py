@@ -1,11 +1,12 @@
 """Inter-region affinity against its formulas, written as slow loops and worked out by hand."""
 
 import math
+import sys
 
 import pytest
 import torch
 
-from kdlib.losses import affinity, moment_sums, moments
+from kdlib.losses import affinity, moment_kernels, moment_sums, moments
 from kdlib.losses.affinity import (
     affinity_loss,
     areas_of_interest,
@@ -114,6 +115,7 @@ def way(request, monkeypatch):
     """The ways in which moments are found: on the CPU, there in threads, and on a device."""
     if request.param == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+        monkeypatch.setattr(moment_kernels, "_ENTRIES", 0)
     elif request.param in ("torch", "asked"):
         monkeypatch.setattr(moments, "_passes", lambda device: moment_sums)
         if request.param == "asked":
@@ -275,6 +277,7 @@ def test_moments_gradient(way, layout):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_number_of_threads_changes_nothing(layout, monkeypatch):
     areas, found = scene(size=(40, 50)), []
+    monkeypatch.setattr(moment_kernels, "_ENTRIES", 0)
     features = random(4, 7, 40, 50, dtype=torch.float32).contiguous(memory_format=layout)
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
@@ -286,9 +289,64 @@ def test_the_number_of_threads_changes_nothing(layout, monkeypatch):
 
 
 def test_without_numba_torch_serves(monkeypatch):
-    assert moments._passes("cpu") is not moment_sums and moments._passes("cuda") is moment_sums
-    monkeypatch.setattr(moments, "find_spec", lambda name: None)
+    assert moments._passes("cpu") is moment_kernels and moments._passes("cuda") is moment_sums
+    monkeypatch.delattr("kdlib.losses.moment_kernels")
+    monkeypatch.delitem(sys.modules, "kdlib.losses.moment_kernels")
+    monkeypatch.setitem(sys.modules, "numba", None)
     assert moments._passes.__wrapped__("cpu") is moment_sums
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pixels", [100, 300])  # of 400: looked up one by one, or all passed over
+def test_of_equal_values_the_value_near_the_mean_is_theirs(layout, dtype, pixels):
+    values = torch.arange(1, 4001, dtype=dtype) / 1000
+    features = values[None, :, None, None].expand(1, -1, 20, 20).contiguous(memory_format=layout)
+    areas = torch.arange(400).view(1, 1, 20, 20) < pixels
+    near, sums = moment_kernels.power_sums(features, moment_kernels.places(areas))
+    assert torch.equal(near[0, 0], values) and not sums.any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("value", [0.7, 1.234, 3.422])
+def test_gradients_of_a_channel_that_is_constant_in_a_region(layout, value, monkeypatch):
+    """As printed, a divisor of eps^3 makes a number of 1e30 of what should cancel."""
+    student, teacher = random(1, 16, 20, 30, dtype=torch.float32), random(1, 6, 20, 30, seed=1)
+    student[:, 0, :10] = value
+    areas = torch.zeros(1, 2, 20, 30, dtype=torch.bool)
+    areas[:, 0, :10] = areas[:, 1, 10:] = True
+    gradients = []
+    for passes in (moment_kernels, moment_sums):
+        monkeypatch.setattr(moments, "_passes", lambda device, one=passes: one)
+        x = student.clone(memory_format=layout).requires_grad_()
+        affinity_loss(x, teacher.float(), areas).backward()
+        gradients.append(x.grad)
+    assert gradients[1][0, 0, :10].any()
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_sums_over_many_pixels_lose_nothing(layout):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 4, 256, 512, generator=generator).relu()
+    areas = torch.ones(1, 1, 256, 512, dtype=torch.bool)
+    expected = moments.central_moments(features.double(), areas)
+    found = moments.central_moments(features.contiguous(memory_format=layout), areas)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=5e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "areas",
+    [
+        torch.ones(1, 1, 40, 40, dtype=torch.bool),
+        torch.ones(2, 1, 2, 2, dtype=torch.bool),
+        torch.ones(1, 1, 2, 2, dtype=torch.long),
+    ],
+)
+def test_compiled_loops_get_no_areas_that_do_not_fit(areas):
+    with pytest.raises(ValueError, match="must be bool and have the features' N, H and W"):
+        moments.central_moments(torch.randn(1, 1, 2, 2), areas)
 
 
 def test_moments_of_strange_strides():
@@ -308,9 +366,10 @@ def test_moments_of_strange_strides():
         torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_values_outside_areas_play_no_part():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_values_outside_areas_play_no_part(layout):
     areas = scene()
-    features = random(4, 3, 9, 11)
+    features = random(4, 3, 9, 11).contiguous(memory_format=layout)
     hidden = features.where(areas.any(1)[:, None], torch.nan)
     hidden[0, :, 0, 0] = torch.nan
     areas[0, :, 0, 0] = False
@@ -518,12 +577,12 @@ def test_teachers_of_inference_mode():
     existence_bce(student[:, :2, 0, 0], exists).backward()
 
 
-def test_a_device_is_asked_once_which_regions_there_are(monkeypatch):
-    asked, places = [], moment_sums.places
+def test_a_device_is_asked_once_which_of_many_regions_there_are(monkeypatch):
+    asked, present = [], moment_sums._present
     monkeypatch.setattr(moments, "_passes", lambda device: moment_sums)
-    monkeypatch.setattr(moment_sums, "places", lambda areas: asked.append(1) or places(areas))
+    monkeypatch.setattr(moment_sums, "_present", lambda counts: asked.append(1) or present(counts))
     features = torch.rand(2, 3, 4, 5, requires_grad=True)
-    areas = torch.rand(2, 6, 4, 5) < 0.5
+    areas = torch.rand(2, 9, 4, 5) < 0.5
     sum(order.sum() for order in moments.central_moments(features, areas)).backward()
     assert len(asked) == 1 and features.grad.abs().sum() > 0
 

@@ -7,6 +7,9 @@ region's pixels at once reads the map about once, in the order in which it lies.
 `kdlib.losses.moment_sums` has the same functions for other devices. Numba compiles a loop when it
 is first called with a type, in less than a second. No result depends on the number of threads.
 
+Which parts of the arithmetic may be rearranged is told loop by loop: what is measured from a value
+near the mean must be exactly 0 where it equals that value, or gradients of quiet channels drown.
+
 Shape suffixes: N images, R regions, C channels, P pixels.
 """
 
@@ -21,6 +24,10 @@ from torch import Tensor
 
 # pixels of a region that give the value near its mean
 _SAMPLES = 16
+# pixels whose sums are taken in the maps' type; the sums of such chunks are added in float64
+_CHUNK = 2048
+# entries below which a second thread costs more than it takes over
+_ENTRIES = 2**20
 
 
 class Places(NamedTuple):
@@ -47,19 +54,17 @@ def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:
     it is that value exactly.
     """
     features_NCHW = _dense(features_NCHW)
-    n_images, n_regions = where.inside.shape[:2]
-    near_NRC = features_NCHW.new_zeros(n_images, n_regions, features_NCHW.shape[1])
-    sums_N3RC = torch.stack([near_NRC] * 3, 1)
+    shape_NRC = (*where.inside.shape[:2], features_NCHW.shape[1])
+    near_NRC = features_NCHW.new_zeros(shape_NRC)
+    sums_N3RC = torch.zeros(shape_NRC[0], 3, *shape_NRC[1:], dtype=torch.float64)
     kernel = _sum_columns if _by_pixel(features_NCHW) else _sum_rows
     _each_image(kernel, _matrices(features_NCHW), where, near_NRC.numpy(), sums_N3RC.numpy())
-    return near_NRC, sums_N3RC.transpose(0, 1)
+    return near_NRC, sums_N3RC.transpose(0, 1).to(features_NCHW.dtype)
 
 
 def evaluate(features_NCHW: Tensor, where: Places, factors_NRC: Sequence[Tensor]) -> Tensor:
-    """c0 + c1 y + c2 y^2 with y = x - near, added over a pixel's regions; 0 outside of all.
-
-    `factors_NRC` are near, c0, c1 and c2.
-    """
+    """The gradient, see `kdlib.losses.moments`: c0 + c1 y + c2 y^2 with y = x - near, added over a
+    pixel's regions; 0 outside of all. `factors_NRC` are near, c0, c1 and c2."""
     features_NCHW = _dense(features_NCHW)
     found_NCHW = torch.zeros_like(features_NCHW)
     factors_N4RC = torch.stack(list(factors_NRC), 1).numpy()
@@ -86,13 +91,13 @@ def _matrices(features_NCHW: Tensor) -> np.ndarray:
 
 
 def _each_image(kernel: Callable, x: np.ndarray, where: Places, *others: np.ndarray) -> None:
-    """Call a kernel for every image, on torch's number of threads."""
+    """Call a kernel for every image, on torch's number of threads but at most one an image."""
 
     def run(n: int) -> None:
         kernel(x[n], where.inside[n], where.pixels, where.starts[n], *(o[n] for o in others))
 
     threads = min(torch.get_num_threads(), len(x))
-    if threads > 1:
+    if threads > 1 and x.size >= _ENTRIES:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, range(len(x))))
     else:
@@ -100,14 +105,18 @@ def _each_image(kernel: Callable, x: np.ndarray, where: Places, *others: np.ndar
             run(n)
 
 
-# The order of a sum is the compiler's choice, so that it can add several at once; NaN and infinity
-# stay what they are. Without the interpreter's lock threads run side by side.
-_compiled = njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})
+# Without the interpreter's lock threads run side by side. What one compiled function calls would
+# inherit its freedoms, so "none" is written out.
+_exact = njit(nogil=True, fastmath=False)
+# A product and a sum may be rounded once.
+_compiled = njit(nogil=True, fastmath={"contract"})
+# Terms of a sum may be added in any order, so several at once; NaN and infinity stay what they are.
+_reordered = njit(nogil=True, fastmath={"contract", "reassoc", "nsz"})
 
 
 @_compiled
 def _listed(inside_NRP):
-    """`pixels` and `starts`. Without a sign, or each lookup would ask if it counts from the end."""
+    """`pixels` and `starts`. Unsigned: with a sign each lookup asks if it counts from the end."""
     n_images, n_regions, n_pixels = inside_NRP.shape
     starts = np.empty((n_images, n_regions + 1), np.int64)
     pixels = np.empty(inside_NRP.sum() + 1, np.uint32)  # one more, for what is written in vain
@@ -122,74 +131,98 @@ def _listed(inside_NRP):
     return pixels, starts
 
 
-@_compiled
+@_exact
+def _less(x, near):
+    return x - near
+
+
+@_reordered
 def _sum_rows(x_CP, inside_RP, pixels, starts, near_RC, sums_3RC):
     """Channel by channel: a row is read from memory for its first region, then from the cache."""
     n_pixels = x_CP.shape[1]
     zero, samples = x_CP.dtype.type(0), x_CP.dtype.type(_SAMPLES)
-    taken = np.empty(n_pixels, x_CP.dtype)
+    taken = np.empty(_CHUNK, x_CP.dtype)
     for c in range(len(x_CP)):
         row = x_CP[c]
         for r in range(len(inside_RP)):
             at = pixels[starts[r] : starts[r + 1]]
-            size = len(at)
-            if size == 0:
+            if len(at) == 0:
                 continue
             first, excess = row[at[0]], zero
             for m in range(_SAMPLES):
-                excess += row[at[m * size // _SAMPLES]] - first
+                excess += _less(row[at[m * len(at) // _SAMPLES]], first)
             near = first + excess / samples
-            sum1, sum2, sum3 = zero, zero, zero
-            if 4 * size > n_pixels:  # to pass over the others costs less than to look up each
-                inside = inside_RP[r]
-                for p in range(n_pixels):
-                    y = row[p] - near if inside[p] else zero
-                    sum1 += y
-                    sum2 += y * y
-                    sum3 += y * y * y
-            else:
-                for k in range(size):
-                    taken[k] = row[at[k]]
-                for k in range(size):
-                    y = taken[k] - near
-                    sum1 += y
-                    sum2 += y * y
-                    sum3 += y * y * y
             near_RC[r, c] = near
-            sums_3RC[0, r, c], sums_3RC[1, r, c], sums_3RC[2, r, c] = sum1, sum2, sum3
+            # to pass over the pixels outside costs less than to look up each one inside
+            all_pixels = 4 * len(at) > n_pixels
+            n_steps = n_pixels if all_pixels else len(at)
+            for low in range(0, n_steps, _CHUNK):
+                size = min(_CHUNK, n_steps - low)
+                sum1, sum2, sum3 = zero, zero, zero
+                if all_pixels:
+                    x, inside = row[low : low + size], inside_RP[r, low : low + size]
+                    for p in range(size):
+                        y = _less(x[p], near) if inside[p] else zero
+                        sum1 += y
+                        sum2 += y * y
+                        sum3 += y * y * y
+                else:
+                    some = at[low : low + size]
+                    for k in range(size):
+                        taken[k] = row[some[k]]
+                    for k in range(size):
+                        y = _less(taken[k], near)
+                        sum1 += y
+                        sum2 += y * y
+                        sum3 += y * y * y
+                sums_3RC[0, r, c] += sum1
+                sums_3RC[1, r, c] += sum2
+                sums_3RC[2, r, c] += sum3
 
 
 @_compiled
 def _sum_columns(x_PC, inside_RP, pixels, starts, near_RC, sums_3RC):
-    """Pixel by pixel, all channels at once; four pixels, so that sums are stored less often."""
-    samples = x_PC.dtype.type(_SAMPLES)
+    """Four pixels at a time, all channels of each, so that sums are stored less often."""
+    n_channels = x_PC.shape[1]
+    zero = x_PC.dtype.type(0)
+    sums = np.empty((3, n_channels), x_PC.dtype)
+    sum1, sum2, sum3 = sums[0], sums[1], sums[2]
     for r in range(len(inside_RP)):
         at = pixels[starts[r] : starts[r + 1]]
-        size = len(at)
-        if size == 0:
+        if len(at) == 0:
             continue
-        near, sum1, sum2, sum3 = near_RC[r], sums_3RC[0, r], sums_3RC[1, r], sums_3RC[2, r]
-        first = x_PC[at[0]]
+        near, first = near_RC[r], x_PC[at[0]]
         for m in range(_SAMPLES):
-            x = x_PC[at[m * size // _SAMPLES]]
-            for c in range(len(near)):
+            x = x_PC[at[m * len(at) // _SAMPLES]]
+            for c in range(n_channels):
                 near[c] += x[c] - first[c]
-        for c in range(len(near)):
-            near[c] = first[c] + near[c] / samples
-        for k in range(0, size - 3, 4):
-            xa, xb, xc, xd = x_PC[at[k]], x_PC[at[k + 1]], x_PC[at[k + 2]], x_PC[at[k + 3]]
-            for c in range(len(near)):
-                a, b, d, e = xa[c] - near[c], xb[c] - near[c], xc[c] - near[c], xd[c] - near[c]
-                sum1[c] += (a + b) + (d + e)
-                sum2[c] += (a * a + b * b) + (d * d + e * e)
-                sum3[c] += (a * a * a + b * b * b) + (d * d * d + e * e * e)
-        for k in range(size - size % 4, size):
-            x = x_PC[at[k]]
-            for c in range(len(near)):
-                y = x[c] - near[c]
-                sum1[c] += y
-                sum2[c] += y * y
-                sum3[c] += y * y * y
+        for c in range(n_channels):
+            near[c] = first[c] + near[c] / x_PC.dtype.type(_SAMPLES)
+        for low in range(0, len(at), _CHUNK):
+            some = at[low : low + _CHUNK]
+            sums[:] = zero
+            for k in range(0, len(some) - 3, 4):
+                xa, xb, xc, xd = (
+                    x_PC[some[k]],
+                    x_PC[some[k + 1]],
+                    x_PC[some[k + 2]],
+                    x_PC[some[k + 3]],
+                )
+                for c in range(n_channels):
+                    a, b, d, e = xa[c] - near[c], xb[c] - near[c], xc[c] - near[c], xd[c] - near[c]
+                    sum1[c] += (a + b) + (d + e)
+                    sum2[c] += (a * a + b * b) + (d * d + e * e)
+                    sum3[c] += (a * a * a + b * b * b) + (d * d * d + e * e * e)
+            for k in range(len(some) - len(some) % 4, len(some)):
+                x = x_PC[some[k]]
+                for c in range(n_channels):
+                    y = x[c] - near[c]
+                    sum1[c] += y
+                    sum2[c] += y * y
+                    sum3[c] += y * y * y
+            for m in range(3):
+                for c in range(n_channels):
+                    sums_3RC[m, r, c] += sums[m, c]
 
 
 @_compiled

@@ -32,10 +32,13 @@ def places(areas_NRHW: Tensor) -> Places:
     """
     inside_NRP = areas_NRHW.flatten(2)
     counts_NR1 = inside_NRP.sum(2, keepdim=True)
-    if inside_NRP.shape[1] <= _FEW:
-        return Places(inside_NRP, list(range(inside_NRP.shape[1])), counts_NR1)
-    shown = (counts_NR1 > 0).any(0).nonzero()[:, 0].tolist()
-    return Places(inside_NRP, shown, counts_NR1)
+    _, n_regions, n_pixels = inside_NRP.shape
+    few = n_regions <= _FEW and n_pixels > 0
+    return Places(inside_NRP, list(range(n_regions)) if few else _present(counts_NR1), counts_NR1)
+
+
+def _present(counts_NR1: Tensor) -> list[int]:
+    return (counts_NR1 > 0).any(0).nonzero()[:, 0].tolist()
 
 
 def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:
@@ -64,10 +67,8 @@ def power_sums(features_NCHW: Tensor, where: Places) -> tuple[Tensor, Tensor]:
 
 
 def evaluate(features_NCHW: Tensor, where: Places, factors_NRC: Sequence[Tensor]) -> Tensor:
-    """c0 + c1 y + c2 y^2 with y = x - near, added over a pixel's regions; 0 outside of all.
-
-    `factors_NRC` are near, c0, c1 and c2.
-    """
+    """The gradient, see `kdlib.losses.moments`: c0 + c1 y + c2 y^2 with y = x - near, added over a
+    pixel's regions; 0 outside of all. `factors_NRC` are near, c0, c1 and c2."""
     x_NCP = features_NCHW.flatten(2)
     found_NCP = torch.zeros_like(x_NCP)
     for r in where.present:

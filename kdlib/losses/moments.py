@@ -11,9 +11,7 @@ Shape suffixes: N images, R regions, C channels, H rows, W columns.
 """
 
 import functools
-from importlib.util import find_spec
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +21,13 @@ from kdlib.losses import moment_sums
 
 @functools.cache
 def _passes(device: str) -> ModuleType:
-    """The module for a type of device; torch's, only slower, where there is no numba."""
-    if device != "cpu" or find_spec("numba") is None:
+    """The module for a type of device; torch's, only slower, where numba can't be had."""
+    if device != "cpu":
         return moment_sums
-    from kdlib.losses import moment_kernels  # numba takes its time, which others need not spend
-
+    try:  # only here: numba takes its time, which others need not spend
+        from kdlib.losses import moment_kernels
+    except ImportError:
+        return moment_sums
     return moment_kernels
 
 
@@ -36,8 +36,8 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
 
     A channel that is constant in a region gets its value and twice an exact 0; so does a region of
     one pixel, and two pixels have a third moment of exactly 0. Absent regions have 0 throughout.
-    Differentiable once, with respect to the features; without a gradient nothing is kept. On the
-    CPU the work grows with the pixels inside regions; elsewhere every region costs a pass over the
+    Differentiable once, with respect to the features; without a gradient nothing is kept. Compiled,
+    the work grows with the pixels inside regions; otherwise every region costs a pass over the
     whole maps. Of more than eight only those that an image has, and the forward pass waits for the
     device, once, to know which.
 
@@ -47,7 +47,16 @@ def central_moments(features_NCHW: Tensor, areas_NRHW: Tensor) -> tuple[Tensor, 
 
     Returns:
         Three tensors (N, R, C), the sums divided by the region's number of pixels.
+
+    Raises:
+        ValueError: areas of another type or of other images, rows or columns.
     """
+    sizes = [(len(x), *x.shape[2:]) for x in (features_NCHW, areas_NRHW)]
+    if areas_NRHW.dtype != torch.bool or sizes[0] != sizes[1]:  # compiled loops ask nothing
+        raise ValueError(
+            f"areas must be bool and have the features' N, H and W, {sizes[0]}; they are "
+            f"{areas_NRHW.dtype} and have {sizes[1]}"
+        )
     if torch.is_grad_enabled() and features_NCHW.requires_grad:
         return _CentralMoments.apply(features_NCHW, areas_NRHW)
     with torch.no_grad():
@@ -68,9 +77,9 @@ class _CentralMoments(torch.autograd.Function):
         if areas_NRHW.is_inference():
             areas_NRHW = areas_NRHW.clone()  # the gradient keeps it
         ctx.passes = _passes(features_NCHW.device.type)
-        ctx.places = ctx.passes.places(areas_NRHW)
-        moments_NRC, kept_NRC = _forward(ctx.passes, features_NCHW, ctx.places)
-        # the areas, whose memory `places` may share, so that a change of theirs is noticed
+        ctx.where = ctx.passes.places(areas_NRHW)
+        moments_NRC, kept_NRC = _forward(ctx.passes, features_NCHW, ctx.where)
+        # the areas, whose memory `where` may share, so that a change of theirs is noticed
         ctx.save_for_backward(features_NCHW, areas_NRHW, moments_NRC[1], *kept_NRC)
         return moments_NRC
 
@@ -78,7 +87,7 @@ class _CentralMoments(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads_NRC: Tensor) -> tuple[Tensor, None]:
         features_NCHW, _, second_NRC, near_NRC, rest_NRC = ctx.saved_tensors
-        count_NR1 = ctx.places.counts
+        count_NR1 = ctx.where.counts
         g1_NRC, g2_NRC, g3_NRC = (g / count_NR1.clamp(min=1) for g in grads_NRC)
         # two pixels lie equally far from their mean
         g3_NRC = 3 * g3_NRC.where(count_NR1 > 2, 0)
@@ -89,15 +98,15 @@ class _CentralMoments(torch.autograd.Function):
         c1_NRC = 2 * (g2_NRC - rest_NRC * g3_NRC)
         c0_NRC = g1_NRC - 2 * rest_NRC * g2_NRC + (rest_NRC.square() - second_NRC) * g3_NRC
         factors_NRC = (near_NRC, c0_NRC, c1_NRC, g3_NRC)
-        return ctx.passes.evaluate(features_NCHW, ctx.places, factors_NRC), None
+        return ctx.passes.evaluate(features_NCHW, ctx.where, factors_NRC), None
 
 
 def _forward(
-    passes: ModuleType, features_NCHW: Tensor, places: NamedTuple
+    passes: ModuleType, features_NCHW: Tensor, where: moment_sums.Places
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """The moments; and the value near the mean, and what the mean has beyond it: (N, R, C) each."""
-    near_NRC, sums_3NRC = passes.power_sums(features_NCHW, places)
-    count_NR1 = places.counts
+    near_NRC, sums_3NRC = passes.power_sums(features_NCHW, where)
+    count_NR1 = where.counts
     rest_NRC, square_NRC, cube_NRC = sums_3NRC / count_NR1.clamp(min=1)
     # from powers of y = z + rest to powers of z; rest is a fraction of the deviation
     second_NRC = (square_NRC - rest_NRC.square()).clamp(min=0)
