@@ -19,7 +19,7 @@ NAMES_ONLY = re.compile(
     r"python -m kdlib\.notebook (run notebooks/py/\w+/\w+\.py( --(run|scale|seed) [\w-]+)+"
     r"|inputs( [\w-]+| '[\w*-]+')+ --scale \w+ --out [\w/-]+"
     r"|code notebooks/py/\w+ kdlib/notebook/inputs\.py --out runs/code/\w+)"
-    r"|python -m kdlib\.simulate data --preset \w+ --out runs/data"
+    r"|python -m kdlib\.simulate kitti --train \d+ --val \d+ --out runs/data"
 )
 
 

@@ -20,6 +20,7 @@ from kdlib.simulate import clips, dataset, files, kitti, restore
 from kdlib.simulate.__main__ import build_parser
 from kdlib.simulate.classes import BOXED, IGNORE, NAMES
 from kdlib.simulate.dataset import PINNED, SMOKE
+from kdlib.simulate.recipe import kitti_alone
 from kdlib.simulate.render import Box, Renderer
 
 COMMAND = [sys.executable, "-m", "kdlib.simulate", "data", "--preset", "smoke"]
@@ -43,18 +44,14 @@ def names(folder: Path, pattern: str) -> set[str]:
 
 
 def test_kitti_alone_keeps_the_stills_of_the_whole(tmp_path: Path, hashes: dict) -> None:
-    none = {"videos": 0, "val_videos": 0, "drive": 0, "culane": (0, 0, 0)}
-    pairs = ("seg", "det", "elsewhere", "elsewhere_det", "llamas", "apolloscape")
-    more = dataclasses.replace(SMOKE, kitti=(5, 2), **none, **dict.fromkeys(pairs, (0, 0)))
+    more = dataclasses.replace(kitti_alone(5, 3), kitti_size=SMOKE.kitti_size)
+    assert {job.kind for job in dataset.jobs(more)} == {"kitti"}
     dataset.make(more, tmp_path, workers=1)
     found = restore.tree_hashes(tmp_path)
     same = {name for name, value in hashes.items() if found.get(name) == value}
-    assert same == {
-        name for name in hashes if name.startswith("kitti/") and "train.txt" not in name
-    }
-    assert len(found) == len(same) + 3 and dataset.complete(more, tmp_path)
-    kinds = {job.kind for job in dataset.jobs(dataset.KITTI)}
-    assert kinds == {"kitti"} and min(dataset.KITTI.kitti) > min(PINNED.kitti)
+    lists = {f"kitti/ImageSets/{split}.txt" for split in ("train", "val")}
+    assert same == {name for name in hashes if name.startswith("kitti/")} - lists
+    assert len(found) == len(same) + 2 * 2 + len(lists) and dataset.complete(more, tmp_path)
 
 
 def test_another_process_writes_the_same_bytes(tmp_path: Path, root: Path, hashes: dict) -> None:

@@ -1,8 +1,8 @@
 """Feature imitation on samples of different size: what region and boxes are worth on each.
 
 `imitation-kitti-*` and `imitation-large-*` differ in the number of labelled stills, in what is
-scored and in the length of training. Scores are percentages, differences are points and paired by
-seed.
+scored and in the length of the teacher's training. Scores are percentages, differences are points
+and paired by seed.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,13 @@ DIFFERENCES = {
 }
 
 
-def labels_of(records: pd.DataFrame, prefix: str) -> int | None:
-    """Labelled stills that the rows of a sample learn from; None where none was run."""
-    labels = arms.by_seed(records, f"{prefix}-{BASELINE}", "labels")
-    return int(labels.iloc[0]) if len(labels) else None
+def sample_name(records: pd.DataFrame, prefix: str) -> str:
+    """`1,260 labels`: the labelled stills that a sample's networks learn from."""
+    runs = (f"{prefix}-{name}" for name in (*NAMES, "teacher"))
+    known = [labels for run in runs for labels in arms.by_seed(records, run, "labels")]
+    if known:
+        return f"{known[0]:,.0f} labels"
+    return prefix if measure.of_family(records, prefix).any() else NOT_RUN
 
 
 def size_table(
@@ -37,12 +40,12 @@ def size_table(
 ) -> Table:
     """One row a sample: teacher and student alone, and the differences that the letters make."""
     records = arms.one_scale(records, scale)
-    score = measure.of(records, prefixes[0])
+    ran = [prefix for prefix in prefixes if measure.of_family(records, prefix).any()]
+    score = measure.of(records, [*ran, prefixes[0]][0])
     numbers, shown = [], []
     for prefix in prefixes:
-        found, labels = scores(records, prefix, NAMES), labels_of(records, prefix)
-        row = {"sample": prefix, "labels": labels}
-        text = {"": NOT_RUN if labels is None else f"{labels:,} labels"}
+        found = scores(records, prefix, NAMES)
+        row, text = {"sample": prefix}, {"": sample_name(records, prefix)}
         for name, said in (("teacher", "teacher"), (BASELINE, "student alone")):
             spread = Spread.of(100 * arms.by_seed(records, f"{prefix}-{name}"))
             row |= {name: spread.mean, f"{name}_sd": spread.sd}
@@ -52,12 +55,14 @@ def size_table(
             key = f"{one}_over_{other}"
             row |= {key: spread.mean, f"{key}_sd": spread.sd, f"{key}_n": spread.n}
             text[heading] = spread_text(spread)
+        n = [row[f"{name}_over_{BASELINE}_n"] for name in ("i", "g")]
         numbers.append(row)
-        shown.append(text | {"n": str(row["i_over_g_n"])})
+        shown.append(text | {"n": " / ".join(map(str, n))})
     lines = [
-        "Points, taken seed by seed; n: seeds that have region and boxes.",
-        "Both are simulated KITTI, and the larger one has all stills of the smaller. The stills "
-        "scored and the length of training differ as well: compare within a row.",
+        "Points, taken seed by seed; n: seeds of region / boxes.",
+        "The larger sample has all stills of the smaller. The stills that are scored and the "
+        "length of the teacher's training differ as well: compare within a row.",
+        notes.levels(n for row in numbers for n in (row["i_over_baseline_n"], row["i_over_g_n"])),
     ]
     used = records[records["run"].isin([f"{p}-{n}" for p in prefixes for n in ("teacher", *NAMES)])]
     title, shown = "Region and boxes on samples of different size", pd.DataFrame(shown)
@@ -71,11 +76,11 @@ def size_finding(
     records = arms.one_scale(records, scale)
     told = []
     for prefix in prefixes:
-        found, labels = scores(records, prefix, NAMES), labels_of(records, prefix)
+        found = scores(records, prefix, NAMES)
         n = len((found["i"] - found[BASELINE]).dropna())
-        if labels is None or not n:
+        if not n:
             continue
-        text = f"with {labels:,} labels the region "
+        text = f"with {sample_name(records, prefix)} the region "
         text += f"{arms.change_text(found['i'], found[BASELINE], n)} over the student"
         if len((found["i"] - found["g"]).dropna()):
             text += f" and {arms.change_text(found['i'], found['g'], n)} over the boxes"

@@ -5,9 +5,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from kdlib.simulate import clips, dataset, restore
+from kdlib.simulate.recipe import kitti_alone
 from kdlib.simulate.style import WORLDS
 
-PRESETS = {"pinned": dataset.PINNED, "smoke": dataset.SMOKE, "kitti": dataset.KITTI}
+PRESETS = {"pinned": dataset.PINNED, "smoke": dataset.SMOKE}
 
 
 def size(text: str) -> tuple[int, int]:
@@ -36,6 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     more.add_argument("--size", type=size, default=(144, 256), metavar="HxW")
     more.add_argument("--labels", action="store_true", help="write every frame's mask as well")
     more.add_argument("--workers", type=int, help="processes; default: one per core")
+    boxes = commands.add_parser("kitti", help="render any number of stills in KITTI's layout")
+    boxes.add_argument("--out", type=Path, required=True)
+    boxes.add_argument("--train", type=int, required=True)
+    boxes.add_argument("--val", type=int, required=True)
+    boxes.add_argument("--workers", type=int, help="processes; default: one per core")
     back = commands.add_parser("restore", help="make data/ hold the pinned bytes")
     back.add_argument("--pin", type=Path, default=Path("data.dvc"))
     back.add_argument("--workers", type=int, help="processes; default: one per core")
@@ -52,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
             dataset.make(PRESETS[chosen.preset], chosen.out, chosen.workers)
         case "clips":
             clips.make(chosen)
+        case "kitti":
+            recipe = kitti_alone(chosen.train, chosen.val)
+            dataset.make(recipe, chosen.out, chosen.workers)
         case "manifest":
             restore.write_manifest(chosen.data)
         case "restore":

@@ -17,7 +17,6 @@ from kdlib.simulate.files import (
     write_video,
 )
 from kdlib.simulate.parallel import progress, spread
-from kdlib.simulate.recipe import KITTI as KITTI
 from kdlib.simulate.recipe import PINNED as PINNED
 from kdlib.simulate.recipe import SMOKE, Job, Recipe, jobs
 from kdlib.simulate.render import Frame, Renderer

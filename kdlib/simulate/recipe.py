@@ -1,4 +1,4 @@
-"""The data sets: the pinned one, its tiny twin, one of more stills; how much, from which seeds."""
+"""The pinned data set, its tiny twin and KITTI alone: how much of everything, from which seeds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -83,21 +83,13 @@ SMOKE = Recipe(
     apolloscape=(4, 2),
     apolloscape_size=(84, 105),
 )
-# KITTI alone, six times as many stills to learn from; those of PINNED are among them.
-KITTI = replace(
-    PINNED,
-    videos=0,
-    val_videos=0,
-    seg=(0, 0),
-    det=(0, 0),
-    elsewhere=(0, 0),
-    elsewhere_det=(0, 0),
-    culane=(0, 0, 0),
-    drive=0,
-    kitti=(1440, 360),
-    llamas=(0, 0),
-    apolloscape=(0, 0),
-)
+
+
+def kitti_alone(train: int, val: int) -> Recipe:
+    """KITTI's layout and nothing else; the stills of `PINNED` are among as many or more."""
+    nothing = {"videos": 0, "val_videos": 0, "drive": 0, "culane": (0, 0, 0)}
+    pairs = ("seg", "det", "elsewhere", "elsewhere_det", "llamas", "apolloscape")
+    return replace(PINNED, **nothing, **dict.fromkeys(pairs, (0, 0)), kitti=(train, val))
 
 
 @dataclass(frozen=True)

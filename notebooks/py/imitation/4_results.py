@@ -191,8 +191,9 @@ by_factor
 # ## On a larger sample
 #
 # In print the region is worth more than the boxes. With 180 labelled stills the teacher itself has
-# seen little. `make evidence` therefore renders 1,440 training stills and trains teacher, student,
-# I and G again, longer, with the λ of above; 360 stills are scored instead of 120.
+# seen little. `make evidence` renders 1,440 training stills, of which 1,260 give labels, and trains
+# teacher, student, I and G again: the teacher for twice as long, the rest as above. 360 stills are
+# scored instead of 120.
 
 # %%
 sizes = imitation_size.size_table(records)
