@@ -349,21 +349,29 @@ def test_compiled_loops_get_no_areas_that_do_not_fit(areas):
         moments.central_moments(torch.randn(1, 1, 2, 2), areas)
 
 
-def test_moments_of_strange_strides():
-    areas, features = scene(), random(4, 3, 9, 11)
-    for x in (
-        features.contiguous(memory_format=torch.channels_last),
-        features.transpose(2, 3).contiguous().transpose(2, 3),
-        features[:, :, :, :].flip(3),
-    ):
-        expected = moment_pooling(x.contiguous(), areas, skewness="std")
-        x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        found = moment_pooling(x, areas, skewness="std")
-        torch.testing.assert_close(found, expected)
-        found.sum().backward()
-        y = x.detach().contiguous().requires_grad_()
-        moment_pooling(y, areas, skewness="std").sum().backward()
-        torch.testing.assert_close(x.grad, y.grad)
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: x.contiguous(memory_format=torch.channels_last)[:, 1:4],
+        lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        lambda x: x[:, ::2],
+        lambda x: x[:, :1].expand(-1, 3, -1, -1),
+        lambda x: x[:1].expand(4, -1, -1, -1),
+        lambda x: x.flip(3),
+    ],
+)
+def test_moments_of_strange_strides(way, view):
+    areas, features = scene(), random(4, 5, 9, 11)
+    gradients, found = [], []
+    for dense in (False, True):
+        x = features.clone().requires_grad_()
+        seen = view(x).contiguous() if dense else view(x)
+        found.append(moment_pooling(seen, areas, skewness="std"))
+        found[-1].sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
