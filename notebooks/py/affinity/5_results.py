@@ -304,11 +304,14 @@ display(Markdown("\n".join(f"> - {one}." for one in rest)))
 # of cases with three seeds; fewer get no verdict. Treat a difference of about one deviation as a
 # hint.
 #
-# The deviation is that of seeds on one machine, and a machine can matter as much: on another one
-# the teacher comes out otherwise, and so do all students that learn from it. In earlier records
-# from another machine, of a little older code, IntRA-KD tied with labels alone on ERFNet in
-# CULane's form and led attention, and ENet's rows stood far lower. So the order of the ways there
-# is not settled. The [README](../../README.md#two-commands) says what moved.
+# The deviation is that of seeds on one machine, and two other things matter as much. One is
+# rounding: the same runs with the moments summed in another order, in the records of commit
+# `754757d`, score up to 2.6 points of F1 more or less, and there IntRA-KD led labels alone on ERFNet
+# in CULane's form by 1.1 ± 0.4. The other is the machine: on another one the teacher comes out
+# otherwise, and so do all students that learn from it. In earlier records from there, of a little
+# older code, IntRA-KD tied with labels alone and led attention, and ENet's rows stood far lower. So
+# the order of the ways there is not settled. The [README](../../README.md#two-commands) says what
+# moved.
 #
 # ## Deviation ledger
 #
