@@ -1,14 +1,16 @@
 """Cost of inter-region affinity's losses as ratios, for a quiet machine; nothing is asserted.
 
-    python -m benchmarks.affinity [--device cuda] [--threads 1] [--repeats 7] [--quick]
+    python -m benchmarks.affinity [--device cuda] [--threads 1] [--repeats 7] [--slow 3] [--quick]
         [--channels-last]
 
 The affinity loss, forward and backward, is timed against two loops over images and classes: one
 that multiplies the whole map by each mask, as the formulas are written, and one that takes each
 mask's pixels out first. The teacher's moments are timed against reads of its feature (`sum`), the
-areas against max-pooling of one-hot labels. `--quick` leaves the masked loop out, which takes
-seconds a run. `--channels-last` gives both sides features in the memory format of training. Labels
-are 8 times the feature's size: four lanes, or blobs of every class.
+areas against max-pooling of one-hot labels. What is compared is run in turn, and the shortest of
+`--repeats` runs of each counts, of `--slow` runs where loops or pooling are among them. `--quick`
+leaves the masked loop out, which takes seconds a run. `--channels-last` gives both sides features
+in the memory format of training. Labels are 8 times the feature's size: four lanes, or blobs of
+every class.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.losses import best_ms
+from benchmarks.lanes import best_seconds
 from kdlib.losses import affinity
 
 STRIDE, LANE_WIDTH = 8, 16
@@ -112,17 +114,19 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--slow", type=int, default=3, help="repeats beside a slow form")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--channels-last", action="store_true", help="the format of training")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    device, repeats = options.device, options.repeats
+    device, repeats, slow = options.device, options.repeats, options.slow
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
 
-    def best(run: Callable[[], object], times: int = repeats) -> float:
-        return best_ms(run, device, times)
+    def best(*runs: Callable[[], object], times: int) -> list[float]:
+        runs[0]()  # ours once before: it is compiled at its first call
+        return [1e3 * seconds for seconds in best_seconds(runs, times, device)]
 
     print(f"torch {torch.__version__}, {device}, {options.threads} threads")
     for case in CASES:
@@ -135,8 +139,11 @@ def main() -> None:
         areas = affinity.areas_of_interest(labels, case.regions, size=case.size)
         if not torch.equal(areas, pooled_areas(labels, case.regions, case.size)):
             raise SystemExit(f"{case}: the forms' areas differ")
-        ms = best(lambda y=labels, c=case: affinity.areas_of_interest(y, c.regions, size=c.size))
-        ms_pooled = best(lambda y=labels, c=case: pooled_areas(y, c.regions, c.size), 1)
+        ms, ms_pooled = best(
+            lambda y=labels, c=case: affinity.areas_of_interest(y, c.regions, size=c.size),
+            lambda y=labels, c=case: pooled_areas(y, c.regions, c.size),
+            times=slow,
+        )
         print(
             f"{case.images} images, {case.size[0]} x {case.size[1]}, {case.regions} regions: "
             f"areas {ms:.1f} ms, pooling / ours {ms_pooled / ms:.1f}, "
@@ -160,20 +167,32 @@ def main() -> None:
             expected = float(loop(student, teacher, areas, taken))
         if abs(value - expected) > 1e-3 * abs(expected):
             raise SystemExit(f"{case}: {value} is not the loop's {expected}")
-        ms = best(lambda r=run, t=teacher, a=areas: r(affinity.affinity_loss, t, a))
+        loops = {"taken": taken} if options.quick else {"masked": masked, "taken": taken}
+        ms, *ms_loops = best(
+            lambda r=run, t=teacher, a=areas: r(affinity.affinity_loss, t, a),
+            *(
+                lambda r=run, t=teacher, a=areas, m=moments: r(loop, t, a, m)
+                for moments in loops.values()
+            ),
+            times=slow,
+        )
         line = f"  loss, {case.student} and {case.teacher} channels: {ms:.1f} ms"
-        for name, moments in (("masked", masked), ("taken", taken)):
-            if moments is taken or not options.quick:
-                ms_loop = best(lambda r=run, t=teacher, a=areas, m=moments: r(loop, t, a, m), 1)
-                line += f", loop of {name} pixels / ours {ms_loop / ms:.1f}"
+        for name, ms_loop in zip(loops, ms_loops, strict=True):
+            line += f", loop of {name} pixels / ours {ms_loop / ms:.1f}"
         print(line)
         with torch.no_grad():
-            ms = best(lambda t=teacher, a=areas: affinity.moment_pooling(t, a))
-            reads = ms / best(lambda t=teacher: t.sum(), 3 * repeats)
-        print(f"  teacher's moments: {ms:.1f} ms, {reads:.1f} reads of its feature")
-        ms = best(lambda r=run, t=teacher: r(affinity.attention_transfer, t))
-        reads = ms / best(lambda s=student, t=teacher: (s.sum(), t.sum()), 3 * repeats)
-        print(f"  attention: {ms:.1f} ms, {reads:.1f} reads of both features", flush=True)
+            ms, ms_read = best(
+                lambda t=teacher, a=areas: affinity.moment_pooling(t, a),
+                lambda t=teacher: t.sum(),
+                times=repeats,
+            )
+        print(f"  teacher's moments: {ms:.1f} ms, {ms / ms_read:.1f} reads of its feature")
+        ms, ms_read = best(
+            lambda r=run, t=teacher: r(affinity.attention_transfer, t),
+            lambda s=student, t=teacher: (s.sum(), t.sum()),
+            times=repeats,
+        )
+        print(f"  attention: {ms:.1f} ms, {ms / ms_read:.1f} reads of both features", flush=True)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,9 @@ def plain_precision(probability: np.ndarray, label: np.ndarray) -> float:
     return area
 
 
-def best_seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def best_seconds(
+    runs: Sequence[Callable[[], object]], repeats: int, device: str = "cpu"
+) -> list[float]:
     """Shortest of several runs of each, in turn, so that a busy spell meets all of them."""
     times = []
     for _ in range(repeats):
@@ -110,6 +112,8 @@ def best_seconds(runs: Sequence[Callable[[], object]], repeats: int) -> list[flo
         for run in runs:
             start = time.perf_counter()
             run()
+            if device == "cuda":
+                torch.cuda.synchronize()
             row.append(time.perf_counter() - start)
         times.append(row)
     return np.min(times, axis=0).tolist()

@@ -23,6 +23,7 @@ LATER = {
     "model": ("lanes", "context_width"),
     "structured": ("pixelwise_weight",),
     "imitation": ("assign",),
+    "subset": ("unlisted",),
 }
 Scale = Literal["smoke", "sample", "gpu", "paper"]
 SCALES: tuple[str, ...] = typing.get_args(Scale)
@@ -36,6 +37,8 @@ class Subset:
     drives: tuple[str, ...] = ()  # ids that start with one of these; empty = all
     take: tuple[int, int] | None = None  # [from, to) over the sorted ids; None = all
     draw: int = 0  # draw this many, by the run's seed; 0 = all
+    # In data.unlabelled, of bdd100k-boxes: the stills that its JSON does not list, and only these.
+    unlisted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Data:
     unlabelled: tuple[Subset, ...] = ()  # stills that join the pool without their labels
     frames: str | None = None  # run whose shards hold the unlabelled video frames
     pool: int = 0  # how many of those frames to use; 0 = all
+
+    def __post_init__(self):
+        for name in ("labelled", "report", "tune"):
+            subset = getattr(self, name)
+            if subset is not None and subset.unlisted:
+                raise ConfigError(
+                    f"data.{name}.unlisted: such stills have no labels, only data.unlabelled "
+                    "takes them"
+                )
 
 
 @dataclass(frozen=True)
@@ -303,11 +315,13 @@ class Run:
         # The block of another method or of another kind of network changes nothing here, and so
         # does an option that came later and that this run leaves alone.
         settings["method"] = {k: v for k, v in method.items() if v is not None} or None
-        parts = {**method, "model": model, "schedule": schedule}
-        for name, keys in LATER.items():
-            part = parts.get(name) or {}
-            for key in [key for key in keys if part.get(key) is None]:
-                part.pop(key, None)
+        data = settings["data"]
+        subsets = (data["labelled"], data["report"], data["tune"], *data["unlabelled"])
+        parts = [*method.items(), ("model", model), ("schedule", schedule)]
+        for name, part in [*parts, *(("subset", subset) for subset in subsets)]:
+            for key in LATER.get(name, ()):
+                if part and part.get(key) is None:
+                    part.pop(key, None)
         if detector := model.pop("detector", None):
             model["detector"] = {k: v for k, v in detector.items() if v is not None}
         return settings

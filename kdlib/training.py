@@ -24,7 +24,7 @@ from kdlib.data import augment, loader
 from kdlib.detection import Targets, Untouched
 from kdlib.methods import Method
 from kdlib.runtime import generator, seed_for
-from kdlib.schedule import learning_rate, poly_lr  # noqa: F401  (both belong to a run's training)
+from kdlib.schedule import learning_rate
 
 LOG_EVERY = 50  # steps between two rows of the history, and between two looks at the losses
 

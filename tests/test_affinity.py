@@ -1,5 +1,6 @@
 """Inter-region affinity against its formulas, written as slow loops and worked out by hand."""
 
+import inspect
 import math
 import sys
 
@@ -153,6 +154,12 @@ def test_areas_sample_by_whole_numbers():
     assert areas_of_interest(labels, 2, kernel=3, size=(1, 3))[0, 1, 0].tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**32), -1, 3, 2**40 + 2])
+def test_labels_beyond_the_classes_belong_to_none(label):
+    areas = areas_of_interest(torch.tensor([[[label, 0]]]), 3, kernel=1)
+    assert areas[0, :, 0, 0].tolist() == [False] * 3 and areas[0, :, 0, 1].tolist() == [1, 0, 0]
+
+
 def test_areas_of_an_ignored_class_and_of_many():
     labels = torch.tensor([[[0, 1], [2, 299]]])
     areas = areas_of_interest(labels, 300, kernel=1, ignore_index=1)
@@ -171,6 +178,9 @@ def test_areas_of_an_ignored_class_and_of_many():
         (torch.zeros(1, 2, 2, dtype=torch.long), {"kernel": -1}, "odd"),
         (torch.zeros(1, 2, 2, dtype=torch.long), {"size": (0, 2)}, "at least one pixel"),
         (torch.zeros(1, 2, 2, dtype=torch.long), {"num_classes": 0}, "num_classes"),
+        (torch.zeros(1, 0, 2, dtype=torch.long), {"size": (2, 2)}, "at least one pixel"),
+        (torch.zeros(1, 2, 0, dtype=torch.uint8), {"size": (2, 2)}, "at least one pixel"),
+        (torch.zeros(1, 0, 0, dtype=torch.long), {}, "at least one pixel"),
     ],
 )
 def test_areas_refuse(labels, arguments, message):
@@ -265,6 +275,23 @@ def test_float32_loses_nothing_to_an_offset(layout):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(64, 53), (32, 106), (18, 60), (208, 13)])
+def test_float32_loses_nothing_to_a_border(way, layout, size):
+    """Padding gives the outermost column values of its own; they must not stand for the mean."""
+    features = torch.randn(1, 8, *size, generator=torch.Generator().manual_seed(0)).relu()
+    features[..., 0] += 5
+    areas = torch.ones(1, 1, *size, dtype=torch.bool)
+    found = [
+        moments.central_moments(features.to(dtype, memory_format=layout), areas)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    scale = found[1][1].sqrt()
+    for power, (single, double) in enumerate(zip(*found, strict=True), start=1):
+        error = (single.double() - double).abs() / scale**power
+        assert float(error.max()) < 3e-6
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_moments_gradient(way, layout):
     features = random(4, 2, 5, 6).contiguous(memory_format=layout).requires_grad_()
     areas = scene(size=(5, 6))
@@ -286,6 +313,18 @@ def test_the_number_of_threads_changes_nothing(layout, monkeypatch):
         moments_.sum().backward()
         found.append((moments_.detach(), x.grad))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_both_modules_have_what_the_moments_ask_for():
+    for name, asked in vars(moments.Passes).items():
+        if inspect.isfunction(asked) and not name.startswith("_"):
+            expected = list(inspect.signature(asked).parameters)[1:]
+            for module in (moment_kernels, moment_sums):
+                assert list(inspect.signature(getattr(module, name)).parameters) == expected
+    areas = torch.zeros(2, 3, 4, 5, dtype=torch.bool)
+    areas[1, 2, 1:3, 2] = True
+    for module in (moment_kernels, moment_sums):
+        assert module.places(areas).counts.tolist() == [[[0]] * 3, [[0], [0], [2]]]
 
 
 def test_without_numba_torch_serves(monkeypatch):
@@ -619,6 +658,9 @@ def test_loss_refuses():
         affinity_loss(features, features, areas, areas[:, :1])
     with pytest.raises(ValueError, match="beside class 0"):
         affinity_loss(features, features, areas[:, :1], nodes="foreground")
+    for nodes in affinity.NODES:
+        with pytest.raises(ValueError, match=r"at least one region, not \(1, 0, 4, 4\)"):
+            affinity_loss(features, features, areas[:, :0], nodes=nodes)
     with pytest.raises(ValueError, match="all, present, foreground"):
         affinity_loss(features, features, areas, nodes="some")
     with pytest.raises(ValueError, match="variance, std"):

@@ -19,6 +19,7 @@ from kdlib.losses import affinity, supervised
 from kdlib.methods.affinity import Affinity
 from kdlib.methods.supervised import Supervised, existing
 from kdlib.models.outputs import ModelError, SegmentationOutput
+from kdlib.report import lane_stills
 from kdlib.teacher import Teacher
 
 CLASSES, SIZE = 5, (16, 24)
@@ -68,6 +69,19 @@ def test_the_terms_are_the_named_functions_at_each_networks_own_size(views):
     sum(terms.values()).backward()
     for part in (student.logits, student.existence, *student.features.values()):
         assert torch.isfinite(part.grad).all() and part.grad.abs().sum() > 0
+
+
+def test_areas_are_made_once_for_a_size(views, monkeypatch):
+    student, teacher = student_and_teacher()
+    sizes, areas_of_interest = [], affinity.areas_of_interest
+
+    def counted(*arguments, size, **options):
+        sizes.append(size)
+        return areas_of_interest(*arguments, size=size, **options)
+
+    monkeypatch.setattr(affinity, "areas_of_interest", counted)
+    Affinity(Block(("affinity",)), CLASSES).terms(views, student, teacher)
+    assert sorted(sizes) == [(4, 6), (8, 12)]  # three of the four features have the smaller one
 
 
 def test_a_teacher_that_relates_its_regions_alike_costs_nothing(views):
@@ -289,6 +303,44 @@ def test_agreement_is_that_of_the_masks(road):
     assert scores["agreement"]["kl"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_still_shows_what_was_found_and_what_counts(road):
+    samples, masks, flags = road
+    reader, fabric = layouts.get("culane"), runtime.fabric("float32")
+    for moved, expected in ((0, (4, 4, 4)), (40, (4, 4, 0))):
+        network = Oracle([np.roll(masks[1], moved, axis=1)], flags[1:2])
+        still = lane_stills.judge(network, reader, samples[1], (88, 410), fabric)
+        assert still.counts == expected
+        canvas = lane_stills.paint_lanes(still, reader, enlarge=2, thin=1, thick=3)
+        assert canvas.shape == (2 * len(masks[1]), 1640, 3) and not still.picture.any()
+        shown = {tuple(tint) for tint in canvas.reshape(-1, 3).tolist()}
+        kind = "found, does not count" if moved else "found, counts"
+        assert shown == {(0, 0, 0), *(lane_stills.TINTS[k] for k in ("labelled", kind))}
+
+
+def test_lanes_are_painted_by_hand():
+    """Upright lanes of the official picture, 590 x 1640, on half of its part below row 240."""
+    upright = lambda x: np.array([[x, 589.0], [x, 440.0]])  # noqa: E731
+    hits = np.array([True, False])
+    found = [upright(400.0), upright(600.0)]
+    picture = np.full((175, 820, 3), 9, np.uint8)
+    still = lane_stills.Judged(picture, [upright(200.0)], found, hits)
+    canvas = lane_stills.paint_lanes(still, layouts.get("culane"), enlarge=1, thin=1, thick=3)
+    tints = lane_stills.TINTS.values()
+    labelled, right, wrong = (np.flatnonzero((canvas[120] == tint).all(1)) for tint in tints)
+    assert labelled.tolist() == [100] and right.mean() == 200 and wrong.mean() == 300
+    assert len(right) == len(wrong) >= 3
+    rows = np.flatnonzero((canvas[:, 100] == 255).all(1))
+    assert rows.tolist() == list(range(100, 175)) and (picture == 9).all()
+
+
+def test_classes_are_painted_but_for_background_and_ignored_pixels():
+    picture = np.full((1, 4, 3), 0.5 * 255)
+    label = np.array([[0, 1, 2, 255]])
+    painted = lane_stills.paint_classes(picture, label, ((7, 7, 7), (1, 2, 3), (4, 5, 6)))
+    assert painted.dtype == np.uint8
+    assert painted[0].tolist() == [[127] * 3, [1, 2, 3], [4, 5, 6], [127] * 3]
+
+
 def test_llamas_counts_the_whole_picture(monkeypatch, tmp_path):
     reader = layouts.get("llamas")
     top = reader.top_of(358)
@@ -297,16 +349,18 @@ def test_llamas_counts_the_whole_picture(monkeypatch, tmp_path):
         mask[:, 120 * lane : 120 * lane + 12] = lane
     image = lambda path: np.zeros((*mask.shape, 3), np.uint8)  # noqa: E731
     monkeypatch.setattr(reader, "read_image", image)
-    monkeypatch.setattr(reader, "read_label", lambda path: mask)
     whole = np.zeros((358, 638), np.uint8)
     whole[top:] = mask
-    monkeypatch.setattr(reader, "read_whole_label", lambda sample: whole)
+    read = []
+    monkeypatch.setattr(reader, "read_whole_label", lambda where: read.append(where) or whole)
     samples = [Sample("a", tmp_path / "a.png", tmp_path / "a.json")]
     fabric = runtime.fabric("float32")
     sure = Oracle([mask], None)
     scores = evaluation.evaluate(sure, "llamas", samples, (96, 320), fabric=fabric)
     # As the official script has it, the first step of recall gets the precision before it.
     assert scores["map"] > 0.99 and list(scores["ap"]) == ["l1", "l0", "r0", "r1"]
+    assert scores["miou"] == pytest.approx(1)  # of the part below the cut
+    assert read == samples  # a label is read once for both
     # a lane above the cut cannot be found, but is there: half right, it now costs more
     partly = mask.copy()
     partly[::2, 120:132] = 0

@@ -11,7 +11,7 @@ from kdlib import config, detection, evaluation, methods, resuming, runtime, tra
 from kdlib.config import Augment, ConfigError
 from kdlib.data import augment, layouts, loader
 from kdlib.data.layouts.sample import Sample
-from kdlib.detection import ANY_CLASS, Boxes, Detections, Targets
+from kdlib.detection import ANY_CLASS, Boxes, DetectionOutput, Detections, Targets
 from kdlib.losses import imitation, matching
 from kdlib.methods.boxes import at_cells
 from kdlib.methods.imitation import Imitation
@@ -290,6 +290,24 @@ def test_a_run_can_take_a_neighbours_rule_of_which_cells_count(weighting):
     assert expected != matching.fcos(own, told, temperature=2.0)
 
 
+def test_function_matching_takes_the_pool_and_blends_where_asked():
+    settings = [config.Method(name) for name in ("distil", "matching")]
+    settings.append(config.Method("matching", mixup=True))
+    distil, plain, mixing = (methods.build(one, None, 2, "detection") for one in settings)
+    assert [one.needs_pool for one in (distil, plain, mixing)] == [False, True, True]
+    images, valid = torch.rand(3, 3, 8, 8), torch.ones(3, 8, 8, dtype=torch.bool)
+    valid[1, 0] = False
+    views = augment.Views(images, None, valid)
+    for method in (distil, plain, methods.FunctionMatchingBoxes()):
+        assert method.prepare(views, runtime.generator(0)) is views
+    mixed = mixing.prepare(views, runtime.generator(0))
+    share = float(torch.rand(1, generator=runtime.generator(0)))
+    assert 0.02 < share < 0.98
+    for n in range(3):
+        torch.testing.assert_close(mixed.images[n], share * images[n] + (1 - share) * images[n - 1])
+    assert mixed.valid.all(dim=2).tolist() == [[True] * 8, *[[False] + [True] * 7] * 2]
+
+
 def test_a_cell_is_valid_where_its_centre_is_in_views_that_cells_do_not_fill():
     valid = torch.zeros(1, 100, 70, dtype=torch.bool)
     valid[:, :50] = True
@@ -355,6 +373,43 @@ def test_agreement_takes_the_teachers_boxes_for_truth(still):
         )
         # The teacher's second box is below the score from which it counts.
         assert scores["agreement"]["map"] == pytest.approx(expected)
+
+
+class Dense(nn.Module):
+    """A dense detector, answers that grow with the brightness of a cell; it finds no boxes."""
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, images_NCHW):
+        x_N1hw = self.slope * nn.functional.avg_pool2d(images_NCHW.mean(1, keepdim=True), 8)
+        scores, box = x_N1hw.expand(-1, 2, -1, -1), x_N1hw.exp().expand(-1, 4, -1, -1)
+        return DetectionOutput((scores,), (box,), (x_N1hw,), (8,), {})
+
+    def detections(self, output, size_hw):
+        none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+        return [none] * len(output.classification[0])
+
+
+@pytest.mark.parametrize("batch", [4, 3])
+def test_the_batch_size_changes_no_distance_of_dense_answers(still, monkeypatch, batch):
+    """Four images at once, or three and one: a mean over images, and one over the evidence."""
+    brightness = np.array([20, 60, 110, 250])
+    pictures = {str(k): np.full((*SIZE, 3), value, np.uint8) for k, value in enumerate(brightness)}
+    monkeypatch.setattr(layouts.get("bdd100k-boxes"), "read_image", pictures.get)
+    stills = [dataclasses.replace(still, image=name) for name in pictures]
+    student, teacher, fabric = Dense(1.0), Dense(3.0), runtime.fabric("float32")
+    found = evaluation.evaluate(
+        student, "bdd100k-boxes", stills, SIZE, fabric=fabric, teacher=teacher, batch=batch
+    )["agreement"]
+    z_s, z_t = brightness / 255, 3 * brightness / 255
+    p_s, p_t = (1 / (1 + np.exp(-z)) for z in (z_s, z_t))
+    kl = p_t * np.log(p_t / p_s) + (1 - p_t) * np.log((1 - p_t) / (1 - p_s))
+    assert found["kl"] == pytest.approx((2 * kl).mean(), rel=1e-5)  # two classes
+    # boxes of four equal distances exp(z) around one point
+    expected = np.average(np.exp(2 * (z_s - z_t)), weights=p_t)
+    assert found["box_iou"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_detector_learns_and_goes_on_after_a_kill(tmp_path, monkeypatch):

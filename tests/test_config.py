@@ -312,6 +312,11 @@ def test_options_that_came_later_leave_a_hash_alone(params):
     plain, asked = (dataclasses.replace(run, model=one) for one in (model, found))
     assert plain.settings()["model"]["detector"] == {}
     assert asked.settings()["model"]["detector"] == {"score_threshold": 0.0}
+    stills = [config.Subset("train"), config.Subset("train", unlisted=True)]
+    data = dataclasses.replace(run.data, tune=stills[0], unlabelled=stills)
+    found = dataclasses.replace(run, data=data).settings()["data"]
+    subsets = [found["labelled"], found["report"], found["tune"], *found["unlabelled"]]
+    assert ["unlisted" in subset for subset in subsets] == [False] * 4 + [True]
 
 
 def test_the_zoos_recipe_for_boxes_at_paper_scale():

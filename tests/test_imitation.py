@@ -13,9 +13,9 @@ from kdlib.losses.imitation import (
     full_region,
     imitation_loss,
     imitation_mask,
+    imitation_masks,
     vanilla,
 )
-from kdlib.losses.regions import imitation_masks
 
 MAP = (38, 50)  # of a 600 x 800 image
 
@@ -549,28 +549,19 @@ def test_vanilla_is_hintons_loss(temperature):
     assert float(value) == pytest.approx(temperature**2 * weighted)
     turned = vanilla(s.T, t.T, temperature=temperature, classes_dim=0, weight=weight)
     torch.testing.assert_close(turned, value)
-    # sigmoids: a distribution over yes and no each
-    rows = [
-        kl(soft((a, 0), temperature), soft((b, 0), temperature))
-        for a, b in zip(t.flatten().tolist(), s.flatten().tolist(), strict=True)
-    ]
-    value = vanilla(s, t, temperature=temperature, classes_dim=None)
-    assert float(value) == pytest.approx(temperature**2 * sum(rows) / 12)
 
 
-@pytest.mark.parametrize("classes_dim", [-1, None])
-def test_vanilla_has_its_gradient_and_its_zeros(classes_dim):
+def test_vanilla_has_its_gradient_and_its_zeros():
     s = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     t = torch.randn(2, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: vanilla(x, t, classes_dim=classes_dim), s)
-    assert float(vanilla(t, t, classes_dim=classes_dim)) == 0
-    weight = torch.zeros(2) if classes_dim else torch.zeros(2, 3)
-    nothing = vanilla(s, t, classes_dim=classes_dim, weight=weight)
+    assert torch.autograd.gradcheck(lambda x: vanilla(x, t), s)
+    assert float(vanilla(t, t)) == 0
+    nothing = vanilla(s, t, weight=torch.zeros(2))
     (gradient,) = torch.autograd.grad(nothing, s)
     assert float(nothing.detach()) == 0 and (gradient == 0).all()
-    empty = vanilla(s[:0], t[:0], classes_dim=classes_dim)
+    empty = vanilla(s[:0], t[:0])
     assert float(empty.detach()) == 0
-    hard = vanilla(s.half() * 1000, t.half(), classes_dim=classes_dim)
+    hard = vanilla(s.half() * 1000, t.half())
     assert hard.dtype == torch.float32 and torch.isfinite(hard)
 
 
@@ -589,9 +580,8 @@ def test_vanilla_takes_a_teacher_of_inference_mode():
     s = torch.randn(4, 3, requires_grad=True)
     with torch.inference_mode():
         t, weight = torch.randn(4, 3), torch.rand(4)
-    for classes_dim, each in ((-1, weight), (None, weight[:, None].expand(4, 3))):
-        vanilla(s, t, classes_dim=classes_dim, weight=each).backward()
-        vanilla(s, t, classes_dim=classes_dim).backward()
+    vanilla(s, t, weight=weight).backward()
+    vanilla(s, t).backward()
     assert torch.isfinite(s.grad).all()
 
 

@@ -616,20 +616,6 @@ def test_cells_by_hand():
     assert (cells @ enlarge).tolist() == [0.0, 1.0, 3.0, 5.0, 7.0]
 
 
-def test_the_released_order_of_padding_is_another_function():
-    """Height's padding along the width and the other way about: wrong wherever they differ."""
-    torch.manual_seed(0)
-    x = torch.randn(1, 1, 26, 122)
-    whole, _, _ = padded(x, 30)
-    assert whole.shape[-2:] == (30, 150)
-    released = F.pad(x, (2, 2, 14, 14))  # (height, height, width, width)
-    assert released.shape[-2:] == (54, 126)  # no whole cells, though 1 x 5 of them are made of it
-    shrunk = [F.interpolate(map, (1, 5), mode="bilinear") for map in (whole, released)]
-    assert not torch.allclose(*shrunk, atol=0.1)
-    square = torch.randn(1, 1, 26, 26)  # where they are equal, nothing is wrong
-    assert torch.equal(padded(square, 30)[0], F.pad(square, (2, 2, 2, 2)))
-
-
 def test_context_in_half_types_is_that_of_float32():
     torch.manual_seed(0)
     module = randomise(ContextModule(3, 4, (3, 4)))

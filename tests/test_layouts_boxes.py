@@ -1,5 +1,6 @@
 """Detection layouts on tiny trees in the official format: read as they are, every damage named."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -9,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from kdlib import config, preparing
 from kdlib.__main__ import main
-from kdlib.data import check, layouts
+from kdlib.data import check, layouts, loader
 from kdlib.data.layouts import (
     LayoutError,
     bdd100k,
@@ -22,6 +24,7 @@ from kdlib.data.layouts import (
     voc,
 )
 from kdlib.detection import ANY_CLASS, Boxes
+from kdlib.notebook import inputs
 
 HEIGHT, WIDTH = 60, 100
 DETECTION = ("bdd100k-boxes", "kitti", "voc07", "coco")
@@ -236,19 +239,33 @@ def test_bdd100k_attributes_that_ignore(bdd, attribute):
 def test_images_missing_from_the_json_are_unlabelled(bdd):
     ids = [sample.id for sample in bdd100k_boxes.samples(bdd, "train", drives=("b", "d"))]
     assert ids == ["b"]
-    everything = bdd100k_boxes.samples(bdd, "train", unlabelled=True)
-    assert [(sample.id, sample.label is None) for sample in everything] == [
-        ("a", False),
-        ("b", False),
-        ("c", False),
-        ("d", True),
-    ]
+    unlisted = bdd100k_boxes.unlisted(bdd, "train")
+    assert [(sample.id, sample.label) for sample in unlisted] == [("d", None)]
+    assert bdd100k_boxes.unlisted(bdd, "train", drives=("b", "c")) == []
     with pytest.raises(LayoutError, match=r"d.jpg: has no labels, which is not the same as no ob"):
-        bdd100k_boxes.read_boxes(everything[-1])
-    assert [(s.id, s.label) for s in bdd100k_boxes.samples(bdd, "test")] == [
-        ("f", None),
-    ]
+        bdd100k_boxes.read_boxes(unlisted[0])
+    for stills in (bdd100k_boxes.samples, bdd100k_boxes.unlisted):
+        assert [(sample.id, sample.label) for sample in stills(bdd, "test")] == [("f", None)]
+    assert bdd100k_boxes.unlisted(bdd, "val") == []
     assert check.check("bdd100k-boxes", bdd).notes["stills without labels"] == 2
+
+
+def test_images_missing_from_the_json_can_join_the_pool(bdd):
+    few = config.Subset("train", unlisted=True)
+    listed, report = config.Subset("train"), config.Subset("val")
+    data = config.Data("bdd100k-boxes", ".", (30, 50), listed, report, unlabelled=(few,))
+    run = config.Run("p", "smoke", 0, data, schedule=config.Schedule(1, 1, 0.1))
+    stills = loader.select(data.layout, bdd, listed, 0)
+    labels = loader.Stills(data.layout, stills, data.size, labels=True)
+    pool = type("Method", (), {"needs_pool": True})
+    source, _ = preparing.source_of(run, bdd, labels, pool, make=None)
+    read = [source.read(i)[1] for i in range(len(source))]
+    assert [boxes is None for boxes in read] == [False, False, False, True]
+    assert inputs.data_hashes(run, bdd).keys() == {"train", "val", "train/unlisted"}
+    with pytest.raises(config.ConfigError, match="kitti has none, only bdd100k-boxes"):
+        loader.select("kitti", bdd, few, 0)
+    with pytest.raises(config.ConfigError, match=r"data\.report\.unlisted: such stills have no"):
+        dataclasses.replace(data, report=few)
 
 
 def test_bdd100k_boxes_share_the_ids_and_clips_of_bdd100k(bdd):

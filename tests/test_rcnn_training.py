@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from processes import in_two
-from test_report_detection import kitti, record, write
+from records import kitti, record, write
 
 from kdlib import (
     checkpoint,

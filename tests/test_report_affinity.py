@@ -499,22 +499,48 @@ def test_stills_tell_what_each_network_finds():
 def test_scenarios_as_bars(table, tmp_path):
     shown = affinity_figures.part_figure(table)
     assert plain(shown.get_suptitle()) == (
-        "With IntRA-KD ERFNet gains in 2 of 2 scenarios: most in night +8.0, least in normal +4.0 "
-        "points"
+        "IntRA-KD on ERFNet: above labels alone in 2 of 2 scenarios, below in 0, ties in 0"
     )
     assert [t.get_text() for t in shown.axes[0].get_xticklabels()] == ["night", "normal"]
     assert shown.axes[0].get_ylabel() == "F1, points over labels alone"
     legend = [text.get_text() for text in shown.axes[0].get_legend().get_texts()]
     assert legend == ["KD", "AT", "SKD", "IntRA-KD"]
     assert len(shown.axes[0].patches) == 2 * 4
-    means = pd.DataFrame({"intra": [2.0, -1.0]}, index=["l1", "r1"])
-    assert affinity_figures.part_finding(means, "llamas", "enet") == (
-        "With IntRA-KD ENet gains in 1 of 2 lanes: most in l1 +2.0, least in r1 −1.0 points"
-    )
-    assert affinity_figures.part_finding(0 * means.abs()).endswith("0 of 2 scenarios: +0.0 points")
     write(tmp_path, culane, "culane", "enet", baseline=(0.6,), intra=(0.64,))
+    few = read_records(tmp_path)
+    expected = (
+        "IntRA-KD on ENet over labels alone in 2 scenarios: most in night +8.0, least in normal "
+        "+4.0 points"
+    )
+    shown = affinity_figures.part_figure(few, student="enet")
+    assert plain(shown.get_suptitle()) == f"{expected} (one seed, no verdict)"
+    write(tmp_path, culane, "culane", "enet", baseline=(0.6, 0.6, 0.6), kd=(0.6, 0.6, 0.6))
     shown = affinity_figures.part_figure(read_records(tmp_path), student="enet")
-    assert plain(shown.get_suptitle()).endswith("points (one seed, no verdict)")
+    assert plain(shown.get_suptitle()) == f"{expected} (one seed)"
+
+
+def test_a_part_is_above_by_the_rule_of_the_seeds():
+    """A mean above 0 is no verdict: seeds that disagree, or differ by as much as the lead, tie."""
+    nan = math.nan
+    points = pd.DataFrame(
+        {
+            "l1": (2.0, 3.0, 4.0),  # above
+            "l0": (5.0, -1.0, 2.0),  # a lead of 2 on average, in two seeds of three
+            "r0": (0.1, 0.1, 9.0),  # in all seeds, by less than they spread
+            "r1": (-2.0, -3.0, -4.0),
+        }
+    )
+    alone = 0 * points + 50
+    found = affinity_figures.part_finding(alone + points, alone, "llamas", "enet")
+    assert found == "IntRA-KD on ENet: above labels alone in 1 of 4 lanes, below in 1, ties in 2"
+    points["r0"], points["r1"] = (1.0, 2.0, nan), nan  # a class that fewer seeds meet, and no seed
+    found = affinity_figures.part_finding(alone + points, alone, "apollo")
+    assert found == (
+        "IntRA-KD on ERFNet: above labels alone in 1 of 3 classes, below in 0, ties in 1, too few "
+        "seeds in 1"
+    )
+    found = affinity_figures.part_finding(alone[:1], alone)
+    assert found == "IntRA-KD on ERFNet over labels alone in 4 scenarios: +0.0 points"
 
 
 def test_nothing_run_says_so(table, paper):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from records import kitti, record, write
 
 from kdlib.detection import Boxes, Detections
 from kdlib.report import (
@@ -16,6 +17,7 @@ from kdlib.report import (
     boxes,
     figures,
     imitation,
+    imitation_classes,
     imitation_costs,
     imitation_factor,
     imitation_figures,
@@ -52,27 +54,6 @@ LETTERS = {
 # Seed by seed: i +6, +5, +7 over the baseline; below i are f 8, 7, 12, g 3, 1, 4, d 5, 5, 5.
 
 
-def record(run: str, seed: int, metrics: dict, **changes) -> dict:
-    return {
-        "run": run,
-        "scale": "sample",
-        "seed": seed,
-        "method": "supervised",
-        "settings_hash": f"settings of {run}",
-        "data_hash": "d" * 32,
-        "git_commit": "0123456789abcdef",
-        "git_dirty": False,
-        "lock_hash": "fedcba9876543210",
-        "versions": {"python": "3.11.7", "torch": "2.15.0"},
-        "device": "a CPU, 2 threads",
-        "wall_s": 90.0,
-        "steps": 2500,
-        "samples_seen": 20000,
-        "parameters": 1000,
-        "metrics": metrics,
-    } | changes
-
-
 def coco(score: float, agreement: float | None = None) -> dict:
     """Metrics of a detector on BDD100K's classes, without a train in the split."""
     val = {"map": score, "map_50": score + 0.1, "map_75": score - 0.1, "map_small": score / 4}
@@ -82,21 +63,6 @@ def coco(score: float, agreement: float | None = None) -> dict:
         return {"val": val}
     alike = {"map": agreement, "map_50": agreement + 0.1, "kl": 0.0123, "box_iou": 0.8}
     return {"val": val | {"agreement": alike}, "heldout": {"agreement": alike | {"map": 0.5}}}
-
-
-def kitti(score: float) -> dict:
-    """Metrics of a detector on KITTI; the mean of the nine is the score."""
-    levels = {"easy": 0.05, "moderate": 0.0, "hard": -0.05}
-    ap = {
-        name: {level: score + by + step for level, step in levels.items()}
-        for name, by in (("Car", 0.1), ("Pedestrian", 0.0), ("Cyclist", -0.1))
-    }
-    return {"val": {"map": score, "ap": ap, "agreement": {"map": 0.5, "map_50": 0.6}}}
-
-
-def write(folder: Path, *some: dict) -> None:
-    for one in some:
-        write_record(folder / one["run"] / f"seed-{one['seed']}.json", one)
 
 
 def det(folder: Path, dense: bool = True, **rows: tuple[float, ...]) -> pd.DataFrame:
@@ -444,8 +410,9 @@ def test_letters_that_were_not_run_say_so(tmp_path, fgfi):
 def test_every_class_and_difficulty_beside_the_published_one(table, fgfi):
     shown = imitation.class_table(table, fgfi.tables["kitti-quarter"])
     own = shown.shown.set_index("").loc["I: region by anchors"]
-    assert own["Car: published"] == "74.3 / 61.6 / 53.9"
+    assert own["Car: published"] == "74.3 / 61.6 / 53.9◦"
     assert own["Car: ours"] == "62.0 / 57.0 / 52.0"
+    assert shown.shown.set_index("").loc["F: whole map", "Car: published"].endswith("⁼")
     assert shown.notes[0] == "AP in percent, easy / moderate / hard."
     row = shown.frame.set_index("row").loc["f"]
     assert row["published.Cyclist.hard"] == pytest.approx(31.26 - 9.4)
@@ -760,6 +727,42 @@ def test_samples_of_different_size_stand_one_below_the_other(tmp_path):
     )
 
 
+def test_a_lead_that_hangs_on_one_class_is_gone_without_it(tmp_path):
+    letters(tmp_path, baseline=(0.2, 0.3, 0.4), i=(0.3, 0.4, 0.5), i_psi02=(0.2, 0.3, 0.4))
+    path = tmp_path / "imitation-kitti-i/seed-1.json"
+    one = json.loads(path.read_text())
+    gained = one["metrics"]["val"]["ap"]["Cyclist"]
+    one["metrics"]["val"]["ap"]["Cyclist"] = {level: ap + 0.3 for level, ap in gained.items()}
+    for name in ("Car", "Pedestrian"):
+        one["metrics"]["val"]["ap"][name] = {level: 0.3 for level in gained}
+    write_record(path, one)
+    records = read_records(tmp_path)
+    table = imitation_classes.without_table(records, imitation.ROWS)
+    frame, shown = table.frame.set_index("run"), table.shown.set_index("")
+    # seed 1: Car 30 - 40, Pedestrian 30 - 30, Cyclist 60 - 20; the other seeds: 10 each
+    row = frame.loc["imitation-kitti-i"]
+    assert row["points"] == pytest.approx((10 + 10 + 10) / 3)
+    assert row["without.Cyclist"] == pytest.approx((10 - 5 + 10) / 3)
+    assert row["without.Cyclist_sd"] == pytest.approx(math.sqrt(75))
+    assert row["without.Car"] == pytest.approx((10 + 20 + 10) / 3)
+    text = shown.loc["I: region by anchors"]
+    assert plain(text["all classes"]) == "+10.0 ± 0.0"
+    assert plain(text["without Cyclist"]) == "+5.0 ± 8.7 (tie)"
+    assert list(frame.index) == ["imitation-kitti-i", "imitation-kitti-i-psi02"]
+    assert shown.loc["I: ψ = 0.2", "n"] == "3"
+    assert plain(imitation_classes.without_finding(records)) == (
+        "One class left out, I over the student in points: without Car +13.3 ± 5.8, without "
+        "Cyclist +5.0 ± 8.7 (tie), without Pedestrian +11.7 ± 2.9"
+    )
+
+
+def test_nothing_is_left_out_where_nothing_was_run(tmp_path):
+    letters(tmp_path, baseline=(0.2, 0.3, 0.4))
+    records = read_records(tmp_path)
+    assert "nothing to compare" in imitation_classes.without_finding(records)
+    assert imitation_classes.without_table(records, imitation.ROWS).frame.empty
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path, table, fgfi):
     sweeps = {"0.25x": fgfi.tables["psi-quarter"]}
     for make in (
@@ -984,7 +987,7 @@ def test_the_overlay_agrees_with_its_definition(stride):
     assert (lit == slow_overlay(mask, stride)).all()
 
 
-def test_regions_stand_side_by_side_and_are_redrawn():
+def test_regions_stand_side_by_side():
     one, all_ = np.zeros((3, 5), bool), np.ones((3, 5), bool)
     one[1, 2] = True
     masks = {"by anchors": one, "whole map": all_}
@@ -994,14 +997,14 @@ def test_regions_stand_side_by_side_and_are_redrawn():
     title = shown.axes[0].get_title(loc="left")
     assert title == "by anchors: 1 of 15 cells, 6.7 %"
     assert plain(shown.get_suptitle()) == "Cells that imitate: by anchors (1); whole map (15)"
-    before = shown.axes[0].images[0].get_array().copy()
-    regions.redraw(shown, IMAGE, {"by anchors": all_, "whole map": all_}, 8, title="ψ = 0")
-    assert (shown.axes[0].images[0].get_array() != before).any()
-    assert shown.axes[0].get_title(loc="left") == "by anchors: 15 of 15 cells, 100.0 %"
-    assert shown.axes[0].get_title() == "" and len(shown.axes) == 2
-    assert plain(shown.get_suptitle()) == "ψ = 0"
+    for axis, mask in zip(shown.axes, masks.values(), strict=True):
+        assert np.array_equal(axis.images[0].get_array(), regions.overlay(IMAGE, mask, 8))
+        assert axis.get_title() == ""
     single = regions.region_figure(IMAGE, np.zeros((0, 4)), one, 8)
+    assert single.axes[0].get_title(loc="left") == "1 of 15 cells, 6.7 %"
     assert plain(single.get_suptitle()) == "Cells that imitate: 1"
+    titled = regions.region_figure(IMAGE, np.zeros((0, 4)), one, 8, title="ψ = 0")
+    assert plain(titled.get_suptitle()) == "ψ = 0"
     assert single._repr_png_().startswith(b"\x89PNG")
 
 
@@ -1012,9 +1015,6 @@ def test_regions_that_do_not_fit_are_refused():
         regions.overlay(IMAGE, np.ones((3, 5), bool), 0)
     with pytest.raises(ValueError, match="no masks"):
         regions.region_figure(IMAGE, np.zeros((0, 4)), {}, 8)
-    shown = regions.region_figure(IMAGE, np.zeros((0, 4)), {"a": np.ones((3, 5), bool)}, 8)
-    with pytest.raises(ValueError, match="longer"):
-        regions.redraw(shown, IMAGE, {"a": np.ones((3, 5)), "b": np.ones((3, 5))}, 8)
 
 
 def test_outlines_on_an_enlarged_picture():

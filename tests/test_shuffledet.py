@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.detection import Boxes, Targets, collate
@@ -54,10 +53,18 @@ def test_what_cannot_be_built():
 # network
 
 
+def shuffled(y):
+    """The first channel of each of the three groups, then the second of each, and so on."""
+    each = y.shape[1] // 3
+    return torch.stack([y[:, g * each + i] for i in range(each) for g in range(3)], 1)
+
+
 @pytest.mark.parametrize("size", [(32, 48), (45, 61), (33, 64)])
 def test_halving_pads_as_the_original(size):
     """Zeros only behind where sides are even, and a ceiling of half the size."""
     unit = Unit(24, 60, "halving", (1, 3)).eval()
+    padded = []
+    unit.depthwise.register_forward_pre_hook(lambda _, given: padded.append(given[0]))
     x = torch.randn(1, 24, *size)
     out = unit(x)
     assert out.shape == (1, 60, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
@@ -66,14 +73,12 @@ def test_halving_pads_as_the_original(size):
         top, left = 2 * i - size[0] % 2, 2 * j - size[1] % 2
         window = x[:, :, max(top, 0) : top + 3, max(left, 0) : left + 3]
         torch.testing.assert_close(out[:, :24, i, j], window.mean((2, 3)))
-    # a unit that only copies, seen through its depthwise convolution
-    with torch.no_grad():
-        unit.depthwise.weight.zero_()
-        unit.depthwise.weight[:, 0, 0, 0] = 1
-    y = torch.arange(15.0 * size[0] * size[1]).view(1, 15, *size)
-    seen = unit.depthwise(F.pad(y, (size[1] % 2, 1, size[0] % 2, 1)))
+    # what the depthwise convolution gets: the map, and zeros around it
+    y = shuffled(unit.norm1(unit.reduce(x)).relu())
     first = size[0] % 2, size[1] % 2
-    assert seen[0, 0, 1, 1] == y[0, 0, 2 - first[0], 2 - first[1]]
+    expected = torch.zeros(1, 15, first[0] + size[0] + 1, first[1] + size[1] + 1)
+    expected[:, :, first[0] : -1, first[1] : -1] = y
+    torch.testing.assert_close(padded[0], expected)
 
 
 def test_units_are_what_they_say():
@@ -81,9 +86,8 @@ def test_units_are_what_they_say():
     plain = Unit(24, 24, "plain", (3, 3)).eval()
     residual = Unit(24, 24, "residual", (3, 3)).eval()
     residual.load_state_dict(plain.state_dict())
-    y = plain.norm1(plain.reduce(x)).relu()
-    shuffled = torch.stack([y[:, g * 2 + i] for i in range(2) for g in range(3)], 1)
-    y = plain.norm3(plain.expand(plain.norm2(plain.depthwise(shuffled))))
+    y = shuffled(plain.norm1(plain.reduce(x)).relu())
+    y = plain.norm3(plain.expand(plain.norm2(plain.depthwise(y))))
     torch.testing.assert_close(plain(x), y.relu())
     torch.testing.assert_close(residual(x), (x + y).relu())
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kdlib.config import Subset
+from kdlib.config import ConfigError, Subset
 from kdlib.data import layouts
 from kdlib.data.layouts.sample import Sample
 from kdlib.data.shards import Shards
@@ -41,9 +41,15 @@ class DataError(RuntimeError):
 def select(layout: str, root: Path, subset: Subset, seed: int) -> list[Sample]:
     """The stills that a subset names, drawn by `seed` where the subset says so; sorted by id.
 
-    Raises DataError when the subset asks for more stills than there are.
+    Raises DataError when the subset asks for more stills than there are, and ConfigError when it
+    asks for those that labels do not list, of a layout that does not tell them apart.
     """
-    found = layouts.get(layout).samples(root, subset.split, drives=subset.drives)
+    reader = layouts.get(layout)
+    if subset.unlisted and not hasattr(reader, "unlisted"):
+        able = [name for name, module in layouts.LAYOUTS.items() if hasattr(module, "unlisted")]
+        raise ConfigError(f"data.unlabelled.unlisted: {layout} has none, only {', '.join(able)}")
+    offered = reader.unlisted if subset.unlisted else reader.samples
+    found = offered(root, subset.split, drives=subset.drives)
     there = len(found)
     first, end = subset.take or (0, there)
     found = found[first:end]

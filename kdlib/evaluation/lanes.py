@@ -66,13 +66,10 @@ def evaluate(
         for number, (sample, size) in enumerate(zip(some, sizes, strict=True)):
             logits = output.logits[number][None].float()
             exists = None if output.existence is None else output.existence[number].float()
-            label = (
-                None if sample.label is None else torch.from_numpy(reader.read_label(sample.label))
-            )
-            rule.add(sample, logits, exists, size)
+            label = rule.add(sample, logits, exists, size)
             if label is not None:
                 seen = bilinear(logits, size)[0].argmax(0)
-                truth = label.to(fabric.device).long()
+                truth = torch.from_numpy(label).to(fabric.device).long()
                 confusion += masks.confusion_matrix(seen, truth, classes, ignore_index=255)
     scores = rule.scores()
     if confusion.any():
@@ -111,12 +108,14 @@ class _Culane:
         logits_1CHW: torch.Tensor,
         exists: torch.Tensor | None,
         size_hw: tuple[int, int],
-    ) -> None:
+    ) -> np.ndarray | None:
+        """Counts a still; returns its mask below the cut, None where it has none."""
         scale = self.reader.FULL[1] / size_hw[1]
         truth = [scale * lane for lane in self.reader.read_lanes(sample)]
         counts = metrics.culane_match(_lanes(logits_1CHW, exists), truth)
         name = self.reader.scenario(sample) or "unnamed"
         self.counts[name] = self.counts.get(name, 0) + np.array(counts)
+        return None if sample.label is None else self.reader.read_label(sample.label)
 
     def scores(self) -> dict[str, Any]:
         named = {name: tuple(map(int, counts)) for name, counts in self.counts.items()}
@@ -136,14 +135,18 @@ class _Llamas:
         logits_1CHW: torch.Tensor,
         exists: torch.Tensor | None,
         size_hw: tuple[int, int],
-    ) -> None:
+    ) -> np.ndarray | None:
+        """Counts a still; returns its mask below the cut."""
         # The script reads stored images. Rounded, not cut off: a map without a single 255 predicts
         # nothing at threshold 1.00, and by the rule that alone costs its first step of recall.
         probability = (255 * bilinear(logits_1CHW, size_hw).softmax(1)).round().byte()
         # The truth is that of the whole picture; above the cut nothing is predicted.
-        label = torch.from_numpy(self.reader.read_whole_label(sample))
-        probability = metrics.with_top(probability, len(label) - size_hw[0])
-        self.rows.append(metrics.llamas_scores(probability, label[None].to(probability.device)))
+        # Read once for both scores: to read a label is to draw it.
+        label = self.reader.read_whole_label(sample)
+        top = len(label) - size_hw[0]
+        truth = torch.from_numpy(label)[None].to(probability.device)
+        self.rows.append(metrics.llamas_scores(metrics.with_top(probability, top), truth))
+        return label[top:]
 
     def scores(self) -> dict[str, Any]:
         found = metrics.llamas_map(torch.cat(self.rows))

@@ -163,8 +163,8 @@ def affinity_loss(
         Differentiable once.
 
     Raises:
-        ValueError: shapes that do not agree, an unknown skewness or unknown nodes, "foreground"
-        where there is no other class.
+        ValueError: shapes that do not agree, no region, whatever the nodes, an unknown skewness or
+        unknown nodes, "foreground" where there is no other class.
     """
     known("nodes", nodes, NODES)
     areas_teacher = areas_student if areas_teacher is None else areas_teacher
@@ -173,6 +173,8 @@ def affinity_loss(
             f"the areas of student and teacher must agree in N and R, not "
             f"{tuple(areas_student.shape)} and {tuple(areas_teacher.shape)}"
         )
+    if 0 in areas_student.shape[1:2]:
+        raise ValueError(f"there must be at least one region, not {tuple(areas_student.shape)}")
     if nodes == "foreground":
         areas_student, areas_teacher = areas_student[:, 1:], areas_teacher[:, 1:]
         if not areas_student.shape[1]:

@@ -36,12 +36,15 @@ def areas_of_interest(
         (N, R, H, W) bool, H and W of `size`.
 
     Raises:
-        ValueError: labels that are not (N, H, W) integers, no class, an even kernel, an empty size.
+        ValueError: labels that are not (N, H, W) integers or have no pixel, no class, an even
+            kernel, an empty size.
     """
     if labels_NHW.dim() != 3 or labels_NHW.is_floating_point() or labels_NHW.is_complex():
         raise ValueError(
             f"labels must be integers (N, H, W), not {labels_NHW.dtype} {tuple(labels_NHW.shape)}"
         )
+    if 0 in labels_NHW.shape[1:]:
+        raise ValueError(f"labels must have at least one pixel, not {tuple(labels_NHW.shape)}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, not {num_classes}")
     if kernel < 1 or kernel % 2 == 0:
@@ -51,10 +54,11 @@ def areas_of_interest(
         raise ValueError(f"size must be (height, width) of at least one pixel, not {size}")
 
     height, width = labels_NHW.shape[1:]
-    labels_NHW = labels_NHW.int()
-    known_NHW = (labels_NHW >= 0) & (labels_NHW < num_classes) & (labels_NHW != ignore_index)
+    # of 64 bits: in fewer 2^32 would be class 0, and no byte would be below 300
+    wide_NHW = labels_NHW.long()
+    known_NHW = (wide_NHW >= 0) & (wide_NHW < num_classes) & (wide_NHW != ignore_index)
     # one class more for what has none
-    labels_NHW = labels_NHW.where(known_NHW, num_classes)
+    labels_NHW = wide_NHW.int().where(known_NHW, num_classes)
     areas_NRHW = torch.zeros(
         (len(labels_NHW), num_classes + 1, *size), dtype=torch.bool, device=labels_NHW.device
     )

@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.losses.regions import anchor_grid, box_region, full_region, imitation_mask
+from kdlib.losses.regions import (
+    anchor_grid,
+    box_region,
+    full_region,
+    imitation_mask,
+    imitation_masks,
+)
 
 __all__ = [
     "anchor_grid",
@@ -23,6 +29,7 @@ __all__ = [
     "full_region",
     "imitation_loss",
     "imitation_mask",
+    "imitation_masks",
     "vanilla",
 ]
 
@@ -85,7 +92,7 @@ def vanilla(
     teacher: Tensor,
     *,
     temperature: float = 1.0,
-    classes_dim: int | None = -1,
+    classes_dim: int = -1,
     weight: Tensor | None = None,
     normaliser: Tensor | None = None,
 ) -> Tensor:
@@ -98,18 +105,16 @@ def vanilla(
         student: logits, any shape. Half types are computed in float32, float64 stays.
         teacher: logits of the same shape; run the teacher without gradients.
         temperature: T > 0, divides both logits.
-        classes_dim: the dimension that a softmax makes a distribution of. None: every entry is the
-            logit of its own sigmoid.
-        weight: weights >= 0, the shape of the logits without `classes_dim` (with None: the shape of
-            the logits); such as the teacher's confidence that an anchor holds an object. None: all
-            equal.
+        classes_dim: the dimension that a softmax makes a distribution of.
+        weight: weights >= 0, the shape of the logits without `classes_dim`; such as the teacher's
+            confidence that an anchor holds an object. None: all equal.
         normaliser: scalar over 0 to divide by in place of the sum of the weights; with several
             processes or parts of a batch that of all, divided by how many they are where their
             gradients are averaged. Without weights it is not used.
 
     Returns:
-        Scalar in nats: T^2 KL(teacher || student), sum over classes (of a sigmoid: over yes and
-        no), weighted mean over the rest. 0 with zero gradients where all weights are 0.
+        Scalar in nats: T^2 KL(teacher || student), sum over classes, weighted mean over the rest.
+        0 with zero gradients where all weights are 0.
 
     Raises:
         ValueError: shapes that do not agree, or a temperature that is not positive.
@@ -123,14 +128,7 @@ def vanilla(
         raise ValueError(f"temperature must be positive, not {temperature}")
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     student, teacher = student.to(dtype) / temperature, teacher.to(dtype) / temperature
-    if classes_dim is None:
-        # p = sigmoid(z / T), and 1 - p = sigmoid(-z / T)
-        log_s, log_t = (
-            torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], dim=-1) for z in (student, teacher)
-        )
-        classes_dim = -1
-    else:
-        log_s, log_t = (z.log_softmax(classes_dim) for z in (student, teacher))
+    log_s, log_t = (z.log_softmax(classes_dim) for z in (student, teacher))
     # KL = sum_c p^t_c (log p^t_c - log p^s_c)
     kl = F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(classes_dim)
     if weight is None:

@@ -1,7 +1,7 @@
 """Function matching: the distance between two networks' outputs on the same pixels.
 
-Yashima, "Function matching for driving-scene recognition", AVVision at ECCV 2022 (arXiv
-2208.09694), built on Beyer et al., "Knowledge distillation: a good teacher is patient and
+Yashima, "Effectiveness of function matching in driving scene recognition", AVVision at ECCV 2022
+(arXiv 2208.09694), built on Beyer et al., "Knowledge distillation: a good teacher is patient and
 consistent", CVPR 2022 (arXiv 2106.05237). The driving paper's loss formula, weights and temperature
 are not known (fact sheet function_matching, section 0): what is computed here is Beyer et al.'s
 loss, taken at every pixel; for detectors the fact sheet's own choice (section 2.3).

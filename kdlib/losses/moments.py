@@ -4,14 +4,15 @@ The numerical part of `kdlib.losses.affinity`. Sums of raw powers lose a quiet c
 inter_region_affinity, section 1.7), so each pixel is measured from a value near its region's mean.
 
 Here are the moments and their gradient. The passes over the maps are in two modules with the same
-functions: compiled for the CPU in `moment_kernels`, elsewhere with torch's operations in
-`moment_sums`.
+functions, those of `Passes`: compiled for the CPU in `moment_kernels`, elsewhere with torch's
+operations in `moment_sums`.
 
 Shape suffixes: N images, R regions, C channels, H rows, W columns.
 """
 
 import functools
-from types import ModuleType
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +20,32 @@ from torch import Tensor
 from kdlib.losses import moment_sums
 
 
+class Places(Protocol):
+    """Where the regions of the images lie, in a form that only its own module reads further."""
+
+    @property
+    def counts(self) -> Tensor:
+        """(N, R, 1): pixels of each region."""
+
+
+Own = TypeVar("Own", bound=Places)
+
+
+class Passes(Protocol[Own]):
+    """What a module has to have for the passes over the maps; `Own` is its own form of places."""
+
+    def places(self, areas_NRHW: Tensor) -> Own:
+        """From (N, R, H, W) bool, for the two other functions."""
+
+    def power_sums(self, features_NCHW: Tensor, where: Own) -> tuple[Tensor, Tensor]:
+        """(N, R, C) values near the means, and (3, N, R, C) sums of powers of what exceeds them."""
+
+    def evaluate(self, features_NCHW: Tensor, where: Own, factors_NRC: Sequence[Tensor]) -> Tensor:
+        """The gradient from near, c0, c1 and c2 (`_CentralMoments.backward`), as the features."""
+
+
 @functools.cache
-def _passes(device: str) -> ModuleType:
+def _passes(device: str) -> Passes:
     """The module for a type of device; torch's, only slower, where numba can't be had."""
     if device != "cpu":
         return moment_sums
@@ -102,13 +127,13 @@ class _CentralMoments(torch.autograd.Function):
 
 
 def _forward(
-    passes: ModuleType, features_NCHW: Tensor, where: moment_sums.Places
+    passes: Passes[Own], features_NCHW: Tensor, where: Own
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]]:
     """The moments; and the value near the mean, and what the mean has beyond it: (N, R, C) each."""
     near_NRC, sums_3NRC = passes.power_sums(features_NCHW, where)
     count_NR1 = where.counts
     rest_NRC, square_NRC, cube_NRC = sums_3NRC / count_NR1.clamp(min=1)
-    # from powers of y = z + rest to powers of z; rest is a fraction of the deviation
+    # from powers of y = z + rest to powers of z; a rest above the deviation would cost digits
     second_NRC = (square_NRC - rest_NRC.square()).clamp(min=0)
     third_NRC = cube_NRC - rest_NRC * (3 * second_NRC + rest_NRC.square())
     third_NRC = third_NRC.where(count_NR1 > 2, 0)

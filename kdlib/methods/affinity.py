@@ -53,9 +53,11 @@ class Affinity(Alone):
     ) -> dict[str, torch.Tensor]:
         terms = self.labels.terms(views, student)
         if "affinity" in self.settings.terms:
-            terms["affinity"] = sum(
-                self._relate(views.labels, *pair) for pair in self._pairs(student, teacher)
-            )
+            pairs = self._pairs(student, teacher)
+            # once for a size, which features often share
+            sizes = {tuple(each.shape[-2:]) for pair in pairs for each in pair}
+            areas = {size: self._areas(views.labels, size) for size in sizes}
+            terms["affinity"] = sum(self._relate(areas, *pair) for pair in pairs)
         if "attention" in self.settings.terms:
             terms["attention"] = sum(
                 affinity.attention_transfer(*pair) for pair in self._pairs(student, teacher)
@@ -68,9 +70,12 @@ class Affinity(Alone):
         return terms
 
     def _relate(
-        self, labels_NHW: torch.Tensor, student_NCHW: torch.Tensor, teacher_NCHW: torch.Tensor
+        self,
+        areas: dict[tuple[int, ...], torch.Tensor],
+        student_NCHW: torch.Tensor,
+        teacher_NCHW: torch.Tensor,
     ) -> torch.Tensor:
-        own, other = (self._areas(labels_NHW, each) for each in (student_NCHW, teacher_NCHW))
+        own, other = (areas[tuple(each.shape[-2:])] for each in (student_NCHW, teacher_NCHW))
         return affinity.affinity_loss(
             student_NCHW,
             teacher_NCHW,
@@ -80,12 +85,12 @@ class Affinity(Alone):
             nodes=self.settings.nodes,
         )
 
-    def _areas(self, labels_NHW: torch.Tensor, feature_NCHW: torch.Tensor) -> torch.Tensor:
+    def _areas(self, labels_NHW: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return affinity.areas_of_interest(
             labels_NHW,
             self.classes,
             kernel=self.settings.kernel,
-            size=tuple(feature_NCHW.shape[-2:]),
+            size=size,
             ignore_index=IGNORE,
         )
 

@@ -141,7 +141,7 @@ class Imitation(Alone):
         """Half the squared distance of the features, per imitating cell of all levels.
 
         In a process group the cells are those of the whole batch: the mean over the processes is
-        what one process would have.
+        what one process would have. The adapter computes in float32, whatever the networks do.
         """
         adapters = self.joint if len(masks) > 1 else dict.fromkeys(masks, self.joint)
         cells = torch.stack([mask.sum() for mask in masks.values()])

@@ -197,8 +197,9 @@ class FCOS(nn.Module):
         for name, part in self.backbone.named_children():
             if frozen == "lower" and name in lower:
                 part.requires_grad_(False)
-        for norm in self._batch_norms() if frozen_norm else []:
-            norm.requires_grad_(False)
+        if frozen_norm:
+            for part in self._batch_norms():
+                part.requires_grad_(False)
 
     def _batch_norms(self) -> list[_BatchNorm]:
         return [part for part in self.backbone.modules() if isinstance(part, _BatchNorm)]

@@ -50,9 +50,9 @@ class RoiAlign(MultiScaleRoIAlign):
 
     def __init__(self, strides: dict[str, int], size: int, canonical: float = CANONICAL):
         super().__init__(list(strides), size, SAMPLES)
-        first, *_, last = [*strides.values(), *strides.values()]
-        self.scales = [1 / stride for stride in strides.values()]
-        lowest, highest = first.bit_length() - 1, last.bit_length() - 1
+        each = list(strides.values())
+        self.scales = [1 / stride for stride in each]
+        lowest, highest = each[0].bit_length() - 1, each[-1].bit_length() - 1
         self.map_levels = LevelMapper(lowest, highest, canonical_scale=4 * canonical)
 
     def forward(

@@ -75,6 +75,8 @@ def _name(subset: Subset) -> str:
     words = [subset.split, *subset.drives]
     if subset.take is not None:
         words.append("{}-{}".format(*subset.take))
+    if subset.unlisted:
+        words.append("unlisted")
     return "/".join(words)
 
 

@@ -25,15 +25,10 @@ from kdlib.report.affinity import (
 )
 from kdlib.report.affinity_parts import NOUNS, parts
 from kdlib.report.arms import spread_text
+from kdlib.report.lane_stills import TINTS
 from kdlib.report.look import Picture, style
 from kdlib.report.published import Published
 from kdlib.report.rows import BASELINE
-
-TINTS = {  # of lanes in pictures
-    "labelled": (255, 255, 255),
-    "found, counts": (0, 220, 60),
-    "found, does not count": (255, 40, 60),
-}
 
 
 def headline(
@@ -83,33 +78,52 @@ def part_figure(
     """
     records = arms.one_scale(records, scale)
     own, prefix = of_student(records, benchmark, student)
-    baseline = parts(own, f"{prefix}-{BASELINE}", benchmark)
-    gains = {n: parts(own, f"{prefix}-{n}", benchmark) - baseline for n in FAMILY.added}
+    found = {n: parts(own, f"{prefix}-{n}", benchmark) for n in FAMILY.rows}
+    gains = {n: found[n] - found[BASELINE] for n in FAMILY.added}
     means = pd.DataFrame({n: gain.mean() for n, gain in gains.items()}, columns=list(gains))
     means = means.dropna(how="all")
     order = means["intra"].fillna(-1e9).sort_values(ascending=False, kind="stable").index
     means = means.loc[order]
-    text = part_finding(means, benchmark, student)
+    seeds = max(len(gain.dropna(how="all")) for gain in gains.values())
+    text = part_finding(found["intra"], found[BASELINE], benchmark, student, n=seeds)
     short = {name: tick.replace("\n", "") for name, tick in FAMILY.ticks.items()}
     family = replace(FAMILY, rows=short)  # the legend has little room
     return panels.class_bars(gains, means, family, BENCHMARKS[benchmark].score, text, note)
 
 
-def part_finding(means: pd.DataFrame, benchmark: str = "culane", student: str = "erfnet") -> str:
-    """In how many scenarios, lanes or classes IntRA-KD is above labels alone, and where most.
+def part_finding(
+    intra: pd.DataFrame,
+    alone: pd.DataFrame,
+    benchmark: str = "culane",
+    student: str = "erfnet",
+    *,
+    n: int = 0,
+) -> str:
+    """In how many scenarios, lanes or classes IntRA-KD is above labels alone, below, or neither, by
+    the rule of `arms.compare`. Where no part has the seeds for it: the largest and the smallest
+    mean.
 
-    means: points over labels alone, a line for each of them, a column for each row of the table.
+    intra, alone: percent, a line for each seed, a column for each part. n: seeds of the sentence;
+    where it has more, fewer of IntRA-KD are told.
     """
     noun = {"class": "classes"}.get(NOUNS[benchmark], f"{NOUNS[benchmark]}s")
-    gain = means["intra"].dropna() if "intra" in means else pd.Series(dtype=float)
-    if gain.empty:
+    points = (intra - alone).dropna(axis=1, how="all")
+    if points.empty:
         return f"Points in each {NOUNS[benchmark]}: not run yet"
+    who, total = f"IntRA-KD on {STUDENTS[student]}", len(points.columns)
+    judged = [part for part in points if points[part].count() >= arms.VERDICT]
+    if judged:
+        signs = [arms.compare(intra[part], alone[part]) for part in judged]
+        text = f"{who}: above labels alone in {signs.count(1)} of {total} {noun}"
+        text += f", below in {signs.count(-1)}, ties in {signs.count(0)}"
+        return text + (f", too few seeds in {total - len(judged)}" if len(judged) < total else "")
+    gain, seeds = points.mean(), len(points.dropna(how="all"))
     most, least = (f"{c} {arms.signed(gain[c])}" for c in (gain.idxmax(), gain.idxmin()))
     where = f"most in {most}, least in {least} points"
     if gain.idxmax() == gain.idxmin():  # one, or all alike
         where = f"{arms.signed(gain.max())} points"
-    above = int((gain > 0).sum())
-    return f"With IntRA-KD {STUDENTS[student]} gains in {above} of {len(gain)} {noun}: {where}"
+    few = f" ({arms.FEW[seeds]})" if seeds < n and seeds in arms.FEW else ""
+    return f"{who} over labels alone in {total} {noun}: {where}{few}"
 
 
 def ablation_figure(

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kdlib.detection import Boxes, Detections
+from kdlib.metrics.box_ap import overlaps
 from kdlib.report import pictures
 from kdlib.report.look import Picture, no_break, style
 
@@ -78,14 +79,14 @@ def difference(
     """
     free = np.ones(len(reference.xyxy), bool)
     extra = np.ones(len(own.xyxy), bool)
-    overlap = _iou(own.xyxy, reference.xyxy)
+    overlap = overlaps(own.xyxy, reference.xyxy)
     for i in range(len(own.xyxy)):
         fits = np.where(free & (reference.classes == own.classes[i]), overlap[i], -1.0)
         best = int(fits.argmax()) if len(fits) else -1
         if best >= 0 and fits[best] >= iou:
             free[best], extra[i] = False, False
     if ignored is not None and len(ignored):
-        extra &= _inside(own.xyxy, ignored).max(1) < 0.5
+        extra &= overlaps(own.xyxy, ignored, of_first=True).max(1) < 0.5
     return Difference(free, extra)
 
 
@@ -128,7 +129,7 @@ def _places(axis: Axes, boxes: Found, words: Sequence[str]) -> dict[int, tuple[f
         for x, y in [*asked, (x1 - wide, inside), (x1, inside)]:
             here = np.array([[x, y - tall, x + wide, y]])
             within = x >= left and x + wide <= right and y - tall >= top and y <= bottom
-            if within and not (taken and _shared(here, np.array(taken)).any()):
+            if within and not (taken and overlaps(here, np.array(taken)).any()):
                 taken.append(here[0])
                 found[int(i)] = (x, y)
                 break
@@ -262,26 +263,3 @@ def _bright(colour: Sequence[int]) -> tuple[float, ...]:
     luminance = float(rgb @ np.array([0.299, 0.587, 0.114]))
     white = max(0.0, (LUMINANCE - luminance) / (1 - luminance)) if luminance < 1 else 0.0
     return tuple((1 - white) * rgb + white)
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(A, B) intersection over union of boxes (A, 4) with boxes (B, 4)."""
-    shared = _shared(first, second)
-    union = _areas(first)[:, None] + _areas(second)[None] - shared
-    return shared / np.where(union > 0, union, 1)
-
-
-def _inside(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(A, B) the share of each box (A, 4) that lies in the boxes (B, 4)."""
-    areas = _areas(first)[:, None]
-    return _shared(first, second) / np.where(areas > 0, areas, 1)
-
-
-def _shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    return (high - low).clip(min=0).prod(-1)
-
-
-def _areas(xyxy: np.ndarray) -> np.ndarray:
-    return (xyxy[:, 2:] - xyxy[:, :2]).clip(min=0).prod(-1)

@@ -22,7 +22,7 @@ from kdlib.report.imitation_psi import psi_finding as psi_finding
 from kdlib.report.imitation_psi import psi_points as psi_points
 from kdlib.report.imitation_psi import psi_table as psi_table
 from kdlib.report.measure import Measure
-from kdlib.report.published import PublishedTable
+from kdlib.report.published import TRUST, PublishedTable
 from kdlib.report.render import Table
 from kdlib.report.rows import BASELINE, Family
 
@@ -170,7 +170,8 @@ def class_table(
                 keys = [class_, *(f"{class_}.{level}" for level in LEVELS)]
                 own = {key: values[key] for key in keys if key in values}
                 row |= {f"{who}.{key}": value for key, value in own.items()}
-                text[f"{class_}: {who}"] = _slashed(own.values())
+                mark = TRUST[figure.trust][0] if who == "published" and own else ""
+                text[f"{class_}: {who}"] = _slashed(own.values()) + mark
         numbers.append(row)
         shown.append(text)
     parted = any("." in part for part in _parts(records, prefix, published, score))

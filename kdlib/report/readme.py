@@ -41,11 +41,19 @@ def block(root: Path) -> str:
             parts.append(f"**On real images** ({words}): {real} [Table and figures]({place}).")
     for place, what in MORE.items():
         if (root / place / "finding.md").is_file():
-            said = (root / place / "finding.md").read_text(encoding="utf-8").splitlines()[0]
+            said, *more = _lines(root / place / "finding.md")
             where = f"[Figures, full table, deviations]({place})"
             parts.append(f"**{what}, on simulated pictures: {said}** {where}.")
-            parts.append((root / place / "short.md").read_text(encoding="utf-8").strip())
+            table = (root / place / "short.md").read_text(encoding="utf-8").strip()
+            parts.append(table)
+            if further := " ".join(line for line in more if line not in table):
+                parts.append(f"Further: {further}")
     return "\n\n".join(parts)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text that say something."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def filled(text: str, content: str) -> str:

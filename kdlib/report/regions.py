@@ -55,8 +55,7 @@ def region_figure(
 
     boxes: (G, 4) x1, y1, x2, y2 in pixels of the image, ends outside. masks: (h, w) bool, or
     several by the name that stands over them: by anchors, by box, the whole map, several psi.
-    title: None = `region_finding`; at most two lines fit. `redraw` puts other masks of the same
-    names into the figure.
+    title: None = `region_finding`; at most two lines fit.
     """
     image_HWC, named = pictures.checked_image(image_HWC), _named(masks)
     columns = min(columns, len(named))
@@ -66,40 +65,23 @@ def region_figure(
     height = TOP + lines * (tall + CAPTION) + (EDGE if not note else 3 * EDGE)
     with style():
         figure = Picture(figsize=(width, height))
-        for i in range(len(named)):
+        for i, (name, mask_hw) in enumerate(named.items()):
             left = EDGE + (i % columns) * (cell + EDGE)
             low = height - TOP - (i // columns + 1) * (tall + CAPTION)
             place = (left / width, low / height, cell / width, tall / height)
             axis = figure.add_axes(place)
-            pictures.show(axis, image_HWC)
+            pictures.show(axis, overlay(image_HWC, mask_hw, stride))
+            words = f"{name}{': ' if name else ''}{cells_text(mask_hw)}"
+            axis.set_title(words, loc="left", fontsize=9.5, pad=4)
             for x1, y1, x2, y2 in np.asarray(boxes, float).reshape(-1, 4):
                 place = dict(xy=(x1 - 0.5, y1 - 0.5), width=x2 - x1, height=y2 - y1)
                 axis.add_patch(Rectangle(**place, fill=False, edgecolor="white", lw=1.0))
         if note:
             figure.text(EDGE / width, 0.06 / height, note, fontsize=8, color=look.QUIET)
-        redraw(figure, image_HWC, masks, stride, title=title)
+        text = look.no_break(region_finding(named) if title is None else title)
+        place = dict(x=EDGE / width, y=1 - 0.08 / height, ha="left", va="top")
+        figure.suptitle(textwrap.fill(text, int(width * 9)), **place, weight="bold", fontsize=12)
     return figure
-
-
-def redraw(
-    figure: Picture,
-    image_HWC: np.ndarray,
-    masks: np.ndarray | Mapping[str, np.ndarray],
-    stride: float,
-    *,
-    title: str | None = None,
-) -> None:
-    """Put other masks into a figure of `region_figure`, for a slider: colours and words change."""
-    named = _named(masks)
-    for axis, (name, mask_hw) in zip(figure.axes, named.items(), strict=True):
-        axis.images[0].set_data(overlay(image_HWC, mask_hw, stride))
-        words = f"{name}{': ' if name else ''}{cells_text(mask_hw)}"
-        axis.set_title(words, loc="left", fontsize=9.5, pad=4)
-    text = look.no_break(region_finding(named) if title is None else title)
-    width, height = figure.get_size_inches()
-    text = textwrap.fill(text, int(width * 9))
-    place = dict(x=EDGE / width, y=1 - 0.08 / height, ha="left", va="top")
-    figure.suptitle(text, **place, weight="bold", fontsize=12)
 
 
 def region_finding(masks: Mapping[str, np.ndarray]) -> str:

@@ -1,19 +1,19 @@
 """Data sets in their official folder layouts, read unmodified; one module per data set.
 
 Each module offers ``samples``, ``videos``, ``evaluation_ids``, ``read_image``, ``inspections``,
-``problems`` and the constants ``TASK``, ``CLASSES``, ``IGNORE``, ``PALETTE``, ``CATEGORIES``,
-``SPLITS``, ``SIZE`` (None where images have no common size), ``COUNTS``. By ``TASK`` it adds
+``problems`` and the constants ``TASK``, ``CLASSES``, ``IGNORE``, ``PALETTE``, ``SPLITS``, ``SIZE``
+(None where images have no common size), ``COUNTS``. By ``TASK`` it adds
 
-- "segmentation": ``read_label``;
-- "lanes": ``read_label``, ``read_lanes`` and ``METRIC``, the official one: "culane" or "llamas";
-- "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti"; and
-  perhaps ``RARE``, classes that a second mean leaves out.
+- "segmentation": ``read_label`` and ``CATEGORIES``, the classes in groups;
+- "lanes": the same, ``read_lanes`` and ``METRIC``, the official one: "culane" or "llamas";
+- "detection": ``read_boxes`` and ``METRIC``, the official one: "coco", "voc" or "kitti"; perhaps
+  ``RARE``, classes that a second mean leaves out, and ``unlisted``, the stills without labels.
 
 Where a paper cuts the top of the pictures off, ``read_image`` and ``read_label`` do so. Such a
 module has ``read_whole``, ``top_of``, ``TOP``, ``FULL`` and the ``CLASS_WEIGHTS`` of that paper's
 cross entropy. Beyond that Cityscapes has ``label_ids``, KITTI ``LIMITS`` and ``difficulty``, CULane
-``SCENARIOS``, ``scenario`` and ``existence``, LLAMAS ``read_whole_label``, ApolloScape
-``EVALUATED`` and ``label_ids``.
+``SCENARIOS`` and ``scenario``, LLAMAS ``read_whole_label``, ApolloScape ``EVALUATED`` and
+``label_ids``.
 """
 
 from types import ModuleType

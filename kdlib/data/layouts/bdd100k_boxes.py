@@ -38,7 +38,6 @@ PALETTE = (
     (220, 220, 0),
 )
 RARE = ("train",)  # some 15 boxes in val: a second mean goes without (fact sheet 4.6)
-CATEGORIES = {"human": (0, 1), "vehicle": (2, 3, 4, 5, 6, 7), "object": (8, 9)}
 SPLITS = bdd100k.SPLITS
 LABELLED_SPLITS = ("train", "val")  # the labels of test are not published
 SIZE = bdd100k.SIZE
@@ -47,31 +46,39 @@ COUNTS = {part: count for part, count in bdd100k.COUNTS.items() if part.startswi
 IMAGE_CURE = scalabel.IMAGE_CURE
 
 
-def samples(
-    root: Path, split: str, *, drives: tuple[str, ...] = (), unlabelled: bool = False
-) -> list[Sample]:
+def samples(root: Path, split: str, *, drives: tuple[str, ...] = ()) -> list[Sample]:
     """The stills that the split's JSON lists, sorted by id; `label` is that JSON.
 
-    Args:
-        drives: keep the ids that start with one of these; empty = all.
-        unlabelled: also the images that the JSON does not list, with `label` None. Those of test,
-            which has no JSON, come in any case.
+    Of test, which has no JSON, all stills, with `label` None. `drives`: keep the ids that start
+    with one of these; empty = all.
 
     Raises:
         LayoutError: no such folder or JSON, broken JSON, a frame named twice or without its image.
     """
+    if split not in LABELLED_SPLITS:
+        return unlisted(root, split, drives=drives)
     folder, labels = _places(root, split)
     there = listed(folder, (".jpg",), IMAGE_CURE)
-    described = _described(labels) if split in LABELLED_SPLITS else {}
     found: dict[str, Sample] = {}
-    for id, name in described.items():
+    for id, name in _described(labels).items():
         if id not in there:
             one = scalabel.missing(labels, folder / name)
             raise LayoutError(one.path, one.what, one.cure)
         found[id] = Sample(id, there[id], labels)
-    if unlabelled or split not in LABELLED_SPLITS:
-        found |= {id: Sample(id, path, None) for id, path in there.items() if id not in found}
     return [found[id] for id in sorted(found) if not drives or id.startswith(tuple(drives))]
+
+
+def unlisted(root: Path, split: str, *, drives: tuple[str, ...] = ()) -> list[Sample]:
+    """The stills that no JSON lists, sorted by id, with `label` None; otherwise as `samples`.
+
+    They are unlabelled: a run takes them with `unlisted: true` in a subset of `data.unlabelled`.
+    """
+    folder, labels = _places(root, split)
+    there = listed(folder, (".jpg",), IMAGE_CURE)
+    described = _described(labels) if split in LABELLED_SPLITS else {}
+    left = sorted(there.keys() - described.keys())
+    kept = [id for id in left if not drives or id.startswith(tuple(drives))]
+    return [Sample(id, there[id], None) for id in kept]
 
 
 def read_boxes(sample: Sample) -> Boxes:

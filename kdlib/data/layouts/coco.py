@@ -46,17 +46,6 @@ CLASSES = (
 # The category ids of 1 to 90 that no class has.
 GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 IDS = tuple(number for number in range(1, 91) if number not in GAPS)
-# By the first class of each group; the groups follow one another.
-GROUPS = {
-    "person": 0, "vehicle": 1, "outdoor": 9, "animal": 14, "accessory": 24, "sports": 29,
-    "kitchen": 39, "food": 46, "furniture": 56, "electronic": 62, "appliance": 68, "indoor": 73,
-}  # fmt: skip
-CATEGORIES = {
-    name: tuple(range(first, end))
-    for (name, first), end in zip(
-        GROUPS.items(), (*list(GROUPS.values())[1:], len(CLASSES)), strict=True
-    )
-}
 # 80 colours far apart: each channel steps through its range at a pace of its own.
 PALETTE = tuple(
     (40 + 53 * k % 211, 40 + 97 * k % 199, 40 + 151 * k % 193) for k in range(len(CLASSES))

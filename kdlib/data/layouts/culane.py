@@ -144,21 +144,6 @@ def read_lanes(sample: Sample) -> list[np.ndarray]:
     return lanes
 
 
-def existence(sample: Sample) -> tuple[int, ...]:
-    """Whether lanes 1 to 4 are there, 0 or 1 each, as the lists of train and val say.
-
-    Raises:
-        LayoutError: the lists hold no flags of that still, as of all of test.
-    """
-    root = _root(sample)
-    for split in ("train", "val"):
-        listing = root / LISTS[split]
-        if listing.is_file() and sample.id in (flags := culane_lists.flags(listing)):
-            return flags[sample.id]
-    what = f"is in neither {LISTS['train']} nor {LISTS['val']}, which hold the flags of lanes"
-    raise LayoutError(sample.image, what, "ask for stills of train and val only")
-
-
 def scenario(sample: Sample) -> str:
     """The scenario of a still of test, one of `SCENARIOS`; "" where no list names it.
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlib.data.layouts import box_files
 from kdlib.data.layouts.sample import LayoutError, Sample
 
 SPLITS = ("train", "val", "test")
@@ -54,14 +53,6 @@ def rows(root: Path, split: str) -> list[Row]:
             raise LayoutError(listing, f"line {number} lists {id} again", CURE)
         found[id] = Row(Sample(id, Path(root) / f"{id}.jpg", label), flags)
     return [found[id] for id in sorted(found)]
-
-
-@box_files.cached
-def flags(listing: Path) -> dict[str, tuple[int, ...]]:
-    """Id -> flags, as list/train_gt.txt or list/val_gt.txt has them; read once a state of it."""
-    split = next(split for split, name in LISTS.items() if Path(name).name == listing.name)
-    listed = rows(listing.parents[1], split)
-    return {row.sample.id: row.flags for row in listed if row.flags is not None}
 
 
 def scenario_list(root: Path, number: int) -> Path:

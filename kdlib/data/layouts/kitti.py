@@ -44,7 +44,6 @@ TASK = "detection"
 METRIC = "kitti"
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 PALETTE = ((0, 0, 142), (220, 20, 60), (119, 11, 32))
-CATEGORIES = {"vehicle": (0,), "human": (1, 2)}
 SPLITS = ("train", "val", "trainval", "test")
 SIZE = None  # about 375x1242; the drives differ by some pixels
 COUNTS = {"training/image_2": 7481, "testing/image_2": 7518}

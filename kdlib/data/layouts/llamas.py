@@ -114,7 +114,7 @@ def read_image(path: Path) -> np.ndarray:
     return image_HWC[top_of(image_HWC.shape[0]) :]
 
 
-def read_whole_label(where: Sample | Path, *, connected: bool = False) -> np.ndarray:
+def read_whole_label(where: Sample | Path) -> np.ndarray:
     """uint8 HW of 0 and 1..4, the official drawing of the WHOLE picture from a JSON label.
 
     The rows above `top_of` are as drawn, not blanked: where no marker reaches them they are
@@ -122,8 +122,6 @@ def read_whole_label(where: Sample | Path, *, connected: bool = False) -> np.nda
 
     Args:
         where: a still or the path of its label.
-        connected: close the gaps between the markers of a line. The official mask, which the
-            metric takes, leaves them open.
 
     Raises:
         LayoutError: a wrong label, see `llamas_lines.read`, a still without one, or no picture that
@@ -133,12 +131,12 @@ def read_whole_label(where: Sample | Path, *, connected: bool = False) -> np.nda
     label = llamas_lines.read(path)
     size_hw = image_size(_image(Path(path)), IMAGE_CURE)
     llamas_lines.check_rows(path, label, size_hw)
-    return llamas_lines.draw(label, size_hw, connected=connected)
+    return llamas_lines.draw(label, size_hw)
 
 
-def read_label(path: Path, *, connected: bool = False) -> np.ndarray:
+def read_label(path: Path) -> np.ndarray:
     """`read_whole_label`, the part below `top_of`."""
-    mask_HW = read_whole_label(path, connected=connected)
+    mask_HW = read_whole_label(path)
     return mask_HW[top_of(mask_HW.shape[0]) :]
 
 

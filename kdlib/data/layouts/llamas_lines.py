@@ -15,8 +15,7 @@ sheet, sections 4 and 6, and the label scripts that the data set's authors publi
   count; what smoothing has mixed is background. A marker of no height in pixels is not drawn. Lanes
   are drawn in the file's order, each over those before it, in the official colours, since these
   decide which mixed pixels come out exact.
-- Nothing is drawn between two markers: the official mask of a dashed line is dashed. `connected`
-  fills the gaps by the same rule, from one marker's end to the next one's start, by depth.
+- Nothing is drawn between two markers: the official mask of a dashed line is dashed.
 - A curve has an x for every row, from pixel coordinates: the line is followed along each marker
   over two pixels high, the x of one row are averaged, and rows between markers interpolated. The
   marker nearest to the camera is first prolonged to the lower or side edge of the picture.
@@ -27,7 +26,6 @@ Shape suffixes: H, W picture, M markers, P points, E = 2 ends (start, end).
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +115,12 @@ def check_rows(path: Path, label: Label, size_hw: tuple[int, int]) -> None:
             raise LayoutError(path, what, f"{CURE}, and the images in their own size")
 
 
-def draw(label: Label, size_hw: tuple[int, int], *, connected: bool = False) -> np.ndarray:
-    """uint8 HW of 0 = background and 1..4 = `NAMES`: the official mask, or with closed gaps."""
+def draw(label: Label, size_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 HW of 0 = background and 1..4 = `NAMES`: the official mask."""
     canvas_HW3 = np.zeros((*size_hw, 3), np.uint8)
     for lane in label.lanes:
-        pieces = [*lane.world, *(_gaps(lane) if connected else ())]
-        for piece_E3 in pieces:
-            corners = _corners(piece_E3, label.projection)
+        for marker_E3 in lane.world:
+            corners = _corners(marker_E3, label.projection)
             if corners[0, 1] != corners[3, 1]:
                 for _ in range(2):
                     colour = COLOURS.get(lane.name, FARTHER)
@@ -196,17 +193,10 @@ def _renamed(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _gaps(lane: Lane) -> list[np.ndarray]:
-    """From each marker's far end to the next marker's near end, as pieces (E, 3)."""
-    order = np.argsort(lane.world[:, 0, 2], kind="stable")
-    ordered = lane.world[order]
-    return [np.stack((near[1], far[0])) for near, far in pairwise(ordered)]
-
-
-def _corners(piece_E3: np.ndarray, projection: np.ndarray) -> np.ndarray:
+def _corners(marker_E3: np.ndarray, projection: np.ndarray) -> np.ndarray:
     """int32 (4, 2) x, y: left and right of the start, right and left of the end."""
     corners = np.zeros((4, 2), np.float32)
-    for point, (first, second) in zip(piece_E3, ((0, 1), (3, 2)), strict=True):
+    for point, (first, second) in zip(marker_E3, ((0, 1), (3, 2)), strict=True):
         x, y, depth = projection @ point
         half = projection[0, 0] * MARKER_WIDTH / point[2] / 2
         corners[first] = x / depth - half, y / depth

@@ -42,12 +42,6 @@ PALETTE = (
     (192, 0, 128), (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0),
     (128, 192, 0), (0, 64, 128),
 )  # fmt: skip
-CATEGORIES = {
-    "vehicle": (0, 1, 3, 5, 6, 13, 18),
-    "household": (4, 8, 10, 15, 17, 19),
-    "animal": (2, 7, 9, 11, 12, 16),
-    "person": (14,),
-}
 SPLITS = ("train", "val", "trainval", "test")
 SIZE = None  # no common one
 COUNTS = {"train": 2501, "val": 2510, "test": 4952}

@@ -30,6 +30,7 @@ from kdlib.data import augment, layouts, loader
 from kdlib.evaluation.feeding import to_device
 from kdlib.losses import affinity, supervised
 from kdlib.metrics import lanes as rules
+from kdlib.report.lane_stills import judge, paint_classes, paint_lanes
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
 from kdlib.report.sheet import sheet
@@ -50,6 +51,7 @@ device, metric = fabric.device, getattr(layout, "METRIC", "miou")
 print(f"{len(parts.labelled)} labelled stills to learn from, {len(parts.report)} to report on")
 print(f"{experiment.parameter_count(parts.network):,} parameters, on {runtime.device_name(device)}")
 
+
 # %% [markdown]
 # ## The labels
 #
@@ -66,15 +68,6 @@ print(f"{experiment.parameter_count(parts.network):,} parameters, on {runtime.de
 # next figure shows whole pictures with that line, and the labels below it.
 
 # %%
-blank = [(0, 0, 0)] * (256 - len(layout.PALETTE))
-palette = np.array([*layout.PALETTE, *blank], np.uint8)  # ignored pixels turn black
-
-
-def painted(picture, label):
-    """The picture, its labelled pixels in the colours of their classes, background as it is."""
-    return np.where((label % 255 > 0)[..., None], palette[label], picture).astype(np.uint8)
-
-
 def whole(sample):
     """A whole picture with a line where the top is cut off."""
     picture = layout.read_whole(sample.image).copy()
@@ -86,7 +79,8 @@ def whole(sample):
 stills = parts.labelled[: min(4, len(parts.labelled))]
 pictures = [layout.read_image(still.image) for still in stills]
 labels = [layout.read_label(still.label) for still in stills]
-shown = [[whole(still) for still in stills], [painted(*both) for both in zip(pictures, labels)]]
+painted = [paint_classes(*both, layout.PALETTE) for both in zip(pictures, labels)]
+shown = [[whole(still) for still in stills], painted]
 height = len(shown[0][0])
 kept = 1 - layout.top_of(height) / height
 title = f"{len(stills)} of {len(parts.labelled)} labelled stills; {100 * kept:.0f} % of rows stay"
@@ -170,9 +164,10 @@ pd.DataFrame({"shape": {name: str(tuple(one.shape)) for name, one in shapes.item
 # %%
 view = [one.permute(1, 2, 0).cpu().numpy() for one in views.images[:4]]
 mask = [one.cpu().numpy() for one in views.labels[:4]]
-rows = [view, [painted(255 * one, label) for one, label in zip(view, mask)]]
+painted = [paint_classes(255 * one, label, layout.PALETTE) for one, label in zip(view, mask)]
 captions = [f"zoom {zoom:.2f}" for zoom in numbers.zoom]
-sheet(rows, captions, "Views of one batch: zoomed, shifted, recoloured, never mirrored", height=0.8)
+title = "Views of one batch: zoomed, shifted, recoloured, never mirrored"
+sheet([view, painted], captions, title, height=0.8)
 plt.show()
 
 # %% [markdown]
@@ -219,24 +214,15 @@ def probabilities(sample):
     return picture, bilinear(said.logits.float(), picture.shape[:2]).softmax(1)[0].cpu()
 
 
-def large(picture, least=1200):
-    """A picture, enlarged so that thin lines can be seen, and the factor."""
-    factor = max(1, math.ceil(least / picture.shape[1]))
-    size = (factor * picture.shape[1], factor * picture.shape[0])
-    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), factor
-
-
 # %%
-width = layout.FULL[1]
 picture, p = probabilities(parts.report[0])
 best = 1 + int(p[1:].flatten(1).max(1).values.argmax())
 glow = plt.cm.magma(p[best].numpy())[..., :3]
 points = []
 if metric == "culane":
-    scale, top = picture.shape[1] / width, layout.top_of(layout.FULL[0])
-    small = layout.read_image(parts.report[0].image)
-    lanes = evaluation.lanes.predict_lanes(parts.network, small, cfg.data.size, fabric)
-    points = [scale * (lane - [0, top]) for lane in lanes]
+    ratio, top = picture.shape[1] / layout.FULL[1], layout.top_of(layout.FULL[0])
+    lanes = evaluation.lanes.predict_lanes(parts.network, picture, cfg.data.size, fabric)
+    points = [ratio * (lane - [0, top]) for lane in lanes]
 
 # %%
 figure, axis = plt.subplots(figsize=(10, 2.6))
@@ -338,37 +324,24 @@ axis.set(ylabel="%", ylim=(0, 100))
 axis.set_title(f"{what}; all together {100 * reached:.1f} % (dotted)")
 plt.show()
 
-
 # %% [markdown]
 # Scenarios without a bar have no lane among the reported stills. Crossroads have none by
 # definition, there only lanes are counted that are not there.
-
-# %%
-def outlined(sample):
-    """A still; truth thin and white, found lanes green if they count and red if they do not."""
-    picture = layout.read_image(sample.image)
-    canvas, factor = large(picture)
-    stored, top = width / picture.shape[1], layout.top_of(layout.FULL[0])
-    truth = [stored * lane for lane in layout.read_lanes(sample)]
-    found = evaluation.lanes.predict_lanes(parts.network, picture, cfg.data.size, fabric)
-    hit = rules.culane_hits(found, truth)
-    tints = [(255, 255, 255)] * len(truth)
-    tints += [(0, 220, 60) if one else (255, 40, 60) for one in hit]
-    for lane, tint in zip(truth + found, tints):
-        line = np.rint(factor / stored * (rules.culane_curve(lane) - [0, top])).astype(np.int32)
-        cv2.polylines(canvas, [line], False, tint, 2 if min(tint) == 255 else 5)
-    return canvas, len(truth), len(found), int(hit.sum())
-
+#
+# In the next figure labelled lanes are thin and white. A found lane is green if it counts and red
+# if it does not.
 
 # %%
 chosen = parts.report[:: max(1, len(parts.report) // 6)][:6]
 if metric == "culane":
-    drawn, *numbers_ = zip(*[outlined(still) for still in chosen])
-    there, said, right = map(sum, numbers_)
+    judged = [judge(parts.network, layout, still, cfg.data.size, fabric) for still in chosen]
+    times = math.ceil(1200 / judged[0].picture.shape[1])  # thin lines are to be seen
+    drawn = [paint_lanes(one, layout, enlarge=times, thin=2, thick=5) for one in judged]
+    there, said, right = np.sum([one.counts for one in judged], 0)
     title = f"White: {there} labelled lanes; {said} found, green {right} of them hits"
 else:
     pairs = [probabilities(still) for still in chosen]
-    drawn = [painted(one, p.argmax(0).byte().numpy()) for one, p in pairs]
+    drawn = [paint_classes(one, p.argmax(0).byte().numpy(), layout.PALETTE) for one, p in pairs]
     title = "The winning class of each pixel, without the background"
 captions = [still.id.split("/")[1][:8] for still in chosen]
 sheet([drawn[:3], drawn[3:]] if len(drawn) > 3 else [drawn], captions, title, height=0.95)

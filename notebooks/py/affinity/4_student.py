@@ -37,7 +37,7 @@ from kdlib import config, evaluation, experiment
 from kdlib.data import augment, layouts, loader
 from kdlib.data.layouts.sample import Sample
 from kdlib.losses import affinity
-from kdlib.metrics import lanes as rules
+from kdlib.report.lane_stills import judge, paint_classes, paint_lanes
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
 from kdlib.report.sheet import sheet
@@ -234,6 +234,7 @@ head = evaluation.headline(cfg.data.layout)
 axis.set_title(f"{head}: teacher {percent(taught[head])} %, student {percent(val[head])} %")
 plt.show()
 
+
 # %% [markdown]
 # One row by itself says nothing about distillation: page 5 compares them, seed by seed.
 #
@@ -243,41 +244,17 @@ plt.show()
 # above 0.5, else red.
 
 # %%
-palette = np.array([*layout.PALETTE, *[(0, 0, 0)] * (256 - len(layout.PALETTE))], np.uint8)
-width, cut = layout.FULL[1], layout.top_of(layout.FULL[0])
-
-
-def found_in(network, picture, truth):
-    """The lanes that a network finds, and which of them count."""
-    lanes = evaluation.lanes.predict_lanes(network, picture, cfg.data.size, fabric)
-    return lanes, rules.culane_hits(lanes, truth)
-
-
-def strokes(canvas, lanes, tints, thick):
-    """Lanes in pixels of the official picture, painted onto a picture below the cut."""
-    for lane, tint in zip(lanes, tints):
-        line = (rules.culane_curve(lane) - [0, cut]) * canvas.shape[1] / width
-        cv2.polylines(canvas, [np.rint(line).astype(np.int32)], False, tint, thick)
-
-
-# %%
 def outlined(network, sample):
     """A still with truth and found lanes, and (labelled, found, counting)."""
-    picture = layout.read_image(sample.image)
-    truth = [width / picture.shape[1] * lane for lane in layout.read_lanes(sample)]
-    lanes, hit = found_in(network, picture, truth)
-    canvas = cv2.resize(picture, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
-    strokes(canvas, truth, [(255, 255, 255)] * len(truth), 1)
-    strokes(canvas, lanes, [(0, 220, 60) if one else (255, 40, 60) for one in hit], 3)
-    return canvas, (len(truth), len(lanes), int(hit.sum()))
+    still = judge(network, layout, sample, cfg.data.size, fabric)
+    return paint_lanes(still, layout, enlarge=2, thin=1, thick=3), still.counts
 
 
-# %%
 def masked(network, sample):
     """A picture with the winning class of each pixel, without the background."""
     picture = layout.read_image(sample.image)
     answer = evaluation.predict(network, picture, cfg.data.size, fabric)
-    return np.where((answer > 0)[..., None], palette[answer], picture)
+    return paint_classes(picture, answer, layout.PALETTE)
 
 
 # %%

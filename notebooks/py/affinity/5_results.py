@@ -14,18 +14,16 @@ scale = "smoke"  # smoke | sample | gpu | paper
 seed = 0  # of the networks in the pictures; tables show every seed that has a record
 
 # %%
-import cv2
-import numpy as np
 from IPython.display import Markdown, display
 
 from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
-from kdlib.metrics import lanes as rules
 from kdlib.report import affinity, arms, ledger, look, published
 from kdlib.report import affinity_figures as figures
 from kdlib.report import affinity_tables as tables
 from kdlib.report.affinity_parts import part_table
+from kdlib.report.lane_stills import judge, paint_classes, paint_lanes
 from kdlib.report.provenance import provenance
 from kdlib.report.records import read_records, write_record
 from kdlib.report.starts import budget
@@ -215,37 +213,20 @@ layout, fabric = layouts.get(cfg.data.layout), runtime.fabric(cfg.schedule.preci
 made = {name: (root / one.folder / "model.safetensors").is_file() for name, one in runs.items()}
 stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
 chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
-palette = np.array([*layout.PALETTE, *[(0, 0, 0)] * (256 - len(layout.PALETTE))], np.uint8)
 print("without weights: " + (", ".join(name for name in runs if not made[name]) or "none"))
-
-
-# %%
-def lined(picture, lanes, tints, thick):
-    """The picture, enlarged to about 1600 columns, with lanes in pixels of the official one."""
-    times = max(1, 1640 // picture.shape[1])
-    canvas = cv2.resize(picture, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
-    for lane, tint in zip(lanes, tints):
-        line = rules.culane_curve(lane) - [0, layout.top_of(layout.FULL[0])]
-        line = np.rint(line * canvas.shape[1] / layout.FULL[1]).astype(np.int32)
-        cv2.polylines(canvas, [line], False, tint, thick)
-    return canvas
 
 
 # %%
 def seen(network, sample):
     """A still with what a network finds, which of its lanes count, and how many are labelled."""
-    picture = layout.read_image(sample.image)
     if getattr(layout, "METRIC", "") != "culane":
+        picture = layout.read_image(sample.image)
         answer = evaluation.predict(network, picture, cfg.data.size, fabric)
-        return np.where((answer > 0)[..., None], palette[answer], picture).astype(np.uint8), (), 0
-    factor = layout.FULL[1] / picture.shape[1]
-    truth = [factor * lane for lane in layout.read_lanes(sample)]
-    lanes = evaluation.lanes.predict_lanes(network, picture, cfg.data.size, fabric)
-    hit = rules.culane_hits(lanes, truth)
-    white, green, red = figures.TINTS.values()
-    tints = [green if one else red for one in hit]
-    picture = lined(lined(picture, truth, [white] * len(truth), 2), lanes, tints, 5)
-    return picture, hit, len(truth)
+        return paint_classes(picture, answer, layout.PALETTE), (), 0
+    still = judge(network, layout, sample, cfg.data.size, fabric)
+    times = max(1, 1640 // still.picture.shape[1])  # about as wide as the official picture
+    picture = paint_lanes(still, layout, enlarge=times, thin=2, thick=5)
+    return picture, still.hits, len(still.labelled)
 
 
 # %%
@@ -306,12 +287,12 @@ display(Markdown("\n".join(f"> - {one}." for one in rest)))
 #
 # The deviation is that of seeds on one machine, and two other things matter as much. One is
 # rounding: the same runs with the moments summed in another order, in the records of commit
-# `754757d`, score up to 2.6 points of F1 more or less, and there IntRA-KD led labels alone on ERFNet
-# in CULane's form by 1.1 ± 0.4. The other is the machine: on another one the teacher comes out
-# otherwise, and so do all students that learn from it. In earlier records from there, of a little
-# older code, IntRA-KD tied with labels alone and led attention, and ENet's rows stood far lower. So
-# the order of the ways there is not settled. The [README](../../README.md#two-commands) says what
-# moved.
+# `754757d`, score up to 2.6 points of F1 more or less, and there IntRA-KD led labels alone on
+# ERFNet in CULane's form by 1.1 ± 0.4. The other is the machine: on another one the teacher comes
+# out otherwise, and so do all students that learn from it. In earlier records from there, of a
+# little older code, IntRA-KD tied with labels alone and led attention, and ENet's rows stood far
+# lower. So the order of the ways there is not settled. The
+# [README](../../README.md#two-commands) says what moved.
 #
 # ## Deviation ledger
 #

@@ -34,7 +34,7 @@ from kdlib.metrics.detection import kitti_ap
 from kdlib.models.shuffledet import AnchorOutput
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
-from kdlib.report.sheet import sheet
+from kdlib.report.sheet import outlined, sheet
 
 # %%
 started = time.time()
@@ -65,26 +65,13 @@ print(f"on {runtime.device_name(device)}")
 # | DontCare | a region in which nothing is judged, mostly far away |
 # | Truck, Tram, Misc | not there: a car that is found on a truck is an error |
 #
-# The next cell paints boxes onto an enlarged picture: objects in the colour of their class, what is
+# `outlined` paints boxes onto an enlarged picture: objects in the colour of their class, what is
 # ignored in grey.
 
 # %%
 COLOURS = np.array([(255, 214, 0), (64, 196, 255), (255, 110, 190)])  # yellow, blue, pink
 
 
-def outlined(picture, xyxy, colours, enlarge=3):
-    """The picture, uint8 or 0..1, enlarged, with the outlines of boxes (G, 4)."""
-    if picture.dtype != np.uint8:
-        picture = (255 * picture).round().astype(np.uint8)
-    size = (enlarge * picture.shape[1], enlarge * picture.shape[0])
-    canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-    for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
-        corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 3)
-    return canvas
-
-
-# %%
 def colours_of(classes, ignored):
     """The colour of each box; grey where it is ignored."""
     return np.where(np.asarray(ignored)[:, None], 150, COLOURS[np.asarray(classes)])
@@ -93,7 +80,8 @@ def colours_of(classes, ignored):
 # %%
 stills = [parts.source.read(i) for i in range(min(4, len(parts.source)))]
 shown = [
-    outlined(image, boxes.xyxy, colours_of(boxes.classes, boxes.ignored)) for image, boxes in stills
+    outlined(image, boxes.xyxy, colours_of(boxes.classes, boxes.ignored), thick=3)
+    for image, boxes in stills
 ]
 objects = [int((~boxes.ignored).sum()) for _, boxes in stills]
 captions = [
@@ -179,7 +167,7 @@ targets = detection.collate([first] * 4)
 views = augment.apply(images, targets, numbers, cfg.augment.crop or cfg.data.size)
 pictures = [view.permute(1, 2, 0).numpy() for view in views.images]
 moved = [
-    outlined(picture, xyxy, colours_of(classes, ignored))
+    outlined(picture, xyxy, colours_of(classes, ignored), thick=3)
     for picture, xyxy, classes, ignored in zip(pictures, *views.labels)
 ]
 lost = int((views.labels.ignored & ~targets.ignored).sum())
@@ -236,7 +224,7 @@ grid = output.anchors.cpu().unflatten(0, (rows, columns, 9))
 middle = grid[rows // 2, columns // 2].numpy()
 points = (grid[..., :2] + grid[..., 2:]).mean(2) / 2
 tint = (255 * plt.cm.tab10(np.arange(9))[:, :3]).round()
-view = outlined(image, middle, tint)
+view = outlined(image, middle, tint, thick=3)
 for x, y in points.flatten(0, 1).numpy():
     cv2.circle(view, (round(3 * float(x)), round(3 * float(y))), 3, (255, 255, 255), -1)
 sides = ", ".join(f"{x2 - x1:.0f} × {y2 - y1:.0f}" for x1, y1, x2, y2 in middle)
@@ -285,7 +273,8 @@ for n, picture in enumerate(pictures):
     own = truth.found[n]
     classes = views.labels.classes[n][own].numpy()
     anchors = output.anchors.cpu()[truth.anchor[n][own]].numpy()
-    chosen.append(outlined(picture, anchors, colours_of(classes, np.zeros(len(classes), bool))))
+    tint = colours_of(classes, np.zeros(len(classes), bool))
+    chosen.append(outlined(picture, anchors, tint, thick=3))
 share = 100 * truth.found.sum() / (len(pictures) * len(output.anchors))
 title = f"Above: the labels; below: their anchors, {share:.1f} % of all"
 sheet([moved[:2], chosen[:2]], [], title, height=1.7)
@@ -369,7 +358,7 @@ def painted(image, one, least=0.3):
     """A picture with the boxes of a score from `least` on."""
     sure = one.scores >= least
     tint = colours_of(one.classes[sure], np.zeros(sure.sum(), bool))
-    return outlined(loader.resize(image, cfg.data.size), one.xyxy[sure], tint)
+    return outlined(loader.resize(image, cfg.data.size), one.xyxy[sure], tint, thick=3)
 
 
 # %%
@@ -436,7 +425,7 @@ for sample in chosen:
     picture = layout.read_image(sample.image)
     true = detection.resized(layout.read_boxes(sample), picture.shape[:2], cfg.data.size)
     tint = colours_of(true.classes, true.ignored)
-    rows[0].append(outlined(loader.resize(picture, cfg.data.size), true.xyxy, tint))
+    rows[0].append(outlined(loader.resize(picture, cfg.data.size), true.xyxy, tint, thick=3))
     rows[1].append(painted(picture, found(parts.network, picture)))
 title = f"Above: truth, ignored in grey; below: found with score 0.3 and up (mAP {reached})"
 sheet(rows, [sample.id for sample in chosen], title, height=1.1)

@@ -3,7 +3,7 @@
 #
 # Page 2 chose the cells. Here a student of a quarter of the width learns from the labels and, in
 # these cells, from the teacher's features. The name of the run decides what it learns from, so this
-# one page makes every row of the table:
+# one page makes all of these:
 #
 # | run | beside the labels |
 # |---|---|
@@ -14,9 +14,12 @@
 # | `imitation-kitti-g` | **G**, features in the labelled boxes |
 # | `imitation-kitti-d` | **D**, the class scores of the head |
 # | `imitation-kitti-id` | **I** and **D** |
+# | `imitation-kitti-i-weight05`, `-f-weight05` | **I** and **F** with the released λ = 0.5 |
+# | `imitation-large-baseline`, `-i`, `-g` | the student alone, **I** and **G**, on more labels |
 #
-# All rows of a seed have the same first weights, the same views and the same number of steps. The
-# page is for the paper's small one-stage detector; `kdlib run` trains the Faster R-CNNs.
+# All rows of a seed and a data set have the same first weights, the same views and the same number
+# of steps. The page is for the paper's small one-stage detector; `kdlib run` trains the Faster
+# R-CNNs.
 
 # %% tags=["parameters"]
 run = "imitation-kitti-i"  # or any other row of the table above
@@ -27,7 +30,6 @@ seed = 0  # draws the first weights, the views and the adapter
 import dataclasses
 import time
 
-import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ from kdlib.losses import imitation
 from kdlib.methods.imitation import Imitation
 from kdlib.report.provenance import provenance
 from kdlib.report.records import write_record
-from kdlib.report.sheet import sheet
+from kdlib.report.sheet import outlined, sheet
 from kdlib.runtime import generator
 
 # %%
@@ -194,24 +196,13 @@ def lit(picture, where):
 # %%
 COLOURS = np.array([(255, 214, 0), (64, 196, 255), (255, 110, 190)])  # yellow, blue, pink
 
-
-def outlined(picture, xyxy, colours, enlarge=3):
-    """The picture, uint8 or 0..1, enlarged, with the outlines of boxes (G, 4)."""
-    if picture.dtype != np.uint8:
-        picture = (255 * picture).round().astype(np.uint8)
-    size = (enlarge * picture.shape[1], enlarge * picture.shape[0])
-    canvas = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
-    for (x1, y1, x2, y2), colour in zip(enlarge * np.asarray(xyxy), colours, strict=True):
-        corners = (round(x1), round(y1)), (round(x2) - 1, round(y2) - 1)
-        cv2.rectangle(canvas, *corners, [int(part) for part in colour], 3)
-    return canvas
-
-
 # %%
 few = range(min(3, len(views.images)))
 pictures = [views.images[i].permute(1, 2, 0).float().cpu().numpy() for i in few]
 boxed = [
-    outlined(pictures[i], targets[i][0].cpu().numpy(), COLOURS[targets[i][1].cpu().numpy()])
+    outlined(
+        pictures[i], targets[i][0].cpu().numpy(), COLOURS[targets[i][1].cpu().numpy()], thick=3
+    )
     for i in few
 ]
 masks, costs = mask.cpu().numpy(), before.cpu().numpy()
@@ -392,14 +383,14 @@ def found(network, image):
         output = network.eval()(to_device([seen], fabric))
         one = network.detections(output, cfg.data.size)[0]
     sure = [part[one.scores >= 0.3].cpu().numpy() for part in one]
-    return outlined(seen, sure[0], COLOURS[sure[2]])
+    return outlined(seen, sure[0], COLOURS[sure[2]], thick=3)
 
 
 def labelled(sample, image):
     """A picture with its labels, ignored ones in grey."""
     true = detection.resized(layout.read_boxes(sample), image.shape[:2], cfg.data.size)
     tint = np.where(true.ignored[:, None], 150, COLOURS[true.classes])
-    return outlined(loader.resize(image, cfg.data.size), true.xyxy, tint)
+    return outlined(loader.resize(image, cfg.data.size), true.xyxy, tint, thick=3)
 
 
 # %%

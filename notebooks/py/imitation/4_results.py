@@ -18,11 +18,11 @@ import torch
 from IPython.display import Markdown, display
 
 from kdlib import config, detection, experiment, files, runtime
-from kdlib.config import load_run
 from kdlib.data import layouts, loader
 from kdlib.evaluation.feeding import to_device
 from kdlib.losses.imitation import imitation_mask
 from kdlib.report import arms, boxes, imitation, imitation_size, ledger, look, pairs, published
+from kdlib.report import imitation_classes as one_less
 from kdlib.report import imitation_costs as costs
 from kdlib.report import imitation_factor as factor
 from kdlib.report import imitation_figures as figures
@@ -35,7 +35,7 @@ root = config.repository()
 prefix = run.rsplit("-", 1)[0]
 out = root / "results/imitation" / scale / "summary"
 names = ("teacher", *imitation.ROWS)
-runs = {name: load_run(f"{prefix}-{name}", scale=scale, seed=seed) for name in names}
+runs = {name: config.load_run(f"{prefix}-{name}", scale=scale, seed=seed) for name in names}
 print(f"runs {prefix}-*, results to {out.relative_to(root)}")
 
 # %% [markdown]
@@ -145,9 +145,21 @@ classes = figures.class_figure(records, prefix=prefix)
 classes
 
 # %% [markdown]
-# The three numbers of a class are KITTI's levels. Cars need an IoU of 0.7, people 0.5. Where the
-# reported split has few objects of a kind, its bar jumps from seed to seed, and page 1 says how few
-# there are.
+# The three numbers of a class are KITTI's levels. Cars need an IoU of 0.7, people 0.5. KITTI's AP
+# is a mean over 11 points, and a class of which a network finds next to nothing keeps the first of
+# them or loses it: if the one detection it is surest of is a hit, AP is 1/11 at least, on all three
+# levels. That is three points of mAP for one box. Cyclists here are such a class. So below each
+# lead stands again with one class left out.
+#
+# ## One class left out
+
+# %%
+left_out = one_less.without_table(records, imitation.ROWS)
+left_out
+
+# %% [markdown]
+# A verdict that changes from column to column hangs on one class. Cars are most of what students
+# and teacher find, and three seeds are few for the rest.
 #
 # ## How wide a region
 
@@ -320,7 +332,8 @@ grid
 # %%
 book = ledger.ledger_table(paper, "detection")
 kept = {"table": table, "short": short, "published": theirs, "ledger": book}
-kept |= {"classes": by_class, "psi": widths, "factor": factors, "size": sizes, "pairs": larger}
+kept |= {"classes": by_class, "without": left_out, "psi": widths, "factor": factors}
+kept |= {"size": sizes, "pairs": larger}
 for name, one in kept.items():
     one.save(out / name)
 saved = {"headline": headline, "classes": classes, "psi": sweep}
@@ -337,7 +350,8 @@ sentence = imitation.finding(records, prefix=prefix)
 width = imitation.psi_finding(imitation.psi_points(records, prefix=prefix))
 level = factor.factor_finding(factor.factor_points(records, own, prefix=prefix), own)
 grown = imitation_size.size_finding(records)
-told = (sentence, width, level, grown)
+hung = one_less.without_finding(records, prefix=prefix)
+told = (sentence, hung, width, level, grown)
 files.write(out / "finding.md", "\n\n".join(f"{one}." for one in told).encode() + b"\n")
 print("\n".join(sorted(path.name for path in out.iterdir())))
 
@@ -345,7 +359,7 @@ print("\n".join(sorted(path.name for path in out.iterdir())))
 # ## In one sentence
 
 # %%
-display(Markdown(f"> **{sentence}.** {width}. {level}. {grown}. (scale {scale})"))
+display(Markdown(f"> **{sentence}.** {hung}. {width}. {level}. {grown}. (scale {scale})"))
 
 # %% [markdown]
 # The sentences are written by `kdlib.report` from the records, whichever way they fall. They say
