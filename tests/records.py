@@ -6,6 +6,7 @@ from kdlib.report.records import write_record
 
 
 def record(run: str, seed: int, metrics: dict, **changes) -> dict:
+    """A record with all that it must have, changed as told."""
     return {
         "run": run,
         "scale": "sample",

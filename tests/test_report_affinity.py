@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from records import record as plain_record
 
 from kdlib.metrics.lanes import culane_scores
 from kdlib.report import (
@@ -36,24 +37,8 @@ TEACHER = (0.70,)
 
 
 def record(run: str, seed: int, metrics: dict, **changes) -> dict:
-    return {
-        "run": run,
-        "scale": "sample",
-        "seed": seed,
-        "method": "affinity",
-        "settings_hash": f"settings of {run}",
-        "data_hash": "d" * 32,
-        "git_commit": "0123456789abcdef",
-        "git_dirty": False,
-        "lock_hash": "fedcba9876543210",
-        "versions": {"python": "3.11.7", "torch": "2.15.0"},
-        "device": "a CPU, 2 threads",
-        "wall_s": 90.0,
-        "steps": 1500,
-        "samples_seen": 12000,
-        "parameters": 1000,
-        "metrics": {"val": metrics},
-    } | changes
+    facts = {"method": "affinity", "steps": 1500, "samples_seen": 12000}
+    return plain_record(run, seed, {"val": metrics}, **(facts | changes))
 
 
 def culane(score: float, taught: bool = True) -> dict:
