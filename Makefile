@@ -13,7 +13,7 @@ CORES := $(shell env -u OMP_NUM_THREADS nproc)
 JOBS ?= $(if $(shell command -v nvidia-smi),1,$(CORES))
 
 # The longest first, so that none is left over at the end.
-PAPERS := affinity funmatch imitation structured
+PAPERS := imitation affinity funmatch structured
 # Small networks gain nothing from a second thread: a core is better spent on another paper.
 THREADS = $(shell echo $$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
 
