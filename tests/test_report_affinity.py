@@ -13,6 +13,7 @@ from kdlib.metrics.lanes import culane_scores
 from kdlib.report import (
     affinity,
     affinity_figures,
+    affinity_length,
     affinity_parts,
     affinity_tables,
     look,
@@ -552,3 +553,56 @@ def test_the_same_records_give_the_same_bytes(tmp_path, table, paper):
     ):
         first, second = (look.save(make(), tmp_path / f"{i}.png") for i in (0, 1))
         assert first.read_bytes() == second.read_bytes()
+
+
+# Length of training ------------------------------------------------------------------------------
+
+
+def test_rows_of_two_lengths_stand_side_by_side(tmp_path):
+    write(tmp_path, culane, "culane", "resnet18", teacher=TEACHER, **ERFNET)
+    records = read_records(tmp_path)
+    assert "nothing to compare" in affinity_length.length_finding(records)
+    table = affinity_length.length_table(records)
+    assert table.shown["longer: F1 %"].tolist()[1:] == ["not run"] * 5
+    assert table.shown["n"].tolist()[1:] == ["3 / 0"] * 5
+
+    # over labels alone +7, +3, +5; without attention and structured terms; soft targets: one seed
+    longer = {"baseline": (0.63, 0.65, 0.64), "intra": (0.70, 0.68, 0.69), "kd": (0.64,)}
+    for name, values in longer.items():
+        for seed, score in enumerate(values):
+            run = f"affinity-culane-resnet18-{name}-long"
+            one = record(run, seed, culane(score), steps=6000, samples_seen=48000)
+            write_record(tmp_path / run / f"seed-{seed}.json", one)
+    records = read_records(tmp_path)
+    table = affinity_length.length_table(records)
+    shown = table.shown.set_index("")
+    row = {key: plain(text) for key, text in shown.loc["IntRA-KD: affinity and attention"].items()}
+    assert row == {
+        "1,500 steps: F1 %": "65.0 ± 1.0",
+        "1,500 steps: points": "+4.0 ± 1.0",
+        "6,000 steps: F1 %": "69.0 ± 1.0",
+        "6,000 steps: points": "+5.0 ± 2.0",
+        "by the further steps": "+4.0 ± 2.0",
+        "n": "3 / 3",
+    }
+    assert shown.loc["AT: attention", "6,000 steps: F1 %"] == "not run"
+    assert plain(shown.loc["teacher", "6,000 steps: points"]) == "+6.0 ± 1.0"
+    assert any("1,500 steps" in note for note in table.notes)  # the budget of the shorter rows
+    assert not any("not comparable" in note for note in table.notes)
+    said = plain(affinity_length.length_finding(records))
+    assert said.endswith(
+        "; after 6,000 steps +5.0 ± 2.0 over labels alone, against soft targets +6.0 (one seed)"
+    )
+    figure = affinity_length.length_figure(records)
+    assert plain(figure.get_suptitle()) == said
+    titles = [plain(axis.get_title("left")) for axis in figure.axes]
+    assert titles[1].startswith("6,000 steps, labels alone 64.0 ± 1.0 %")
+
+
+def test_lengths_of_one_row_that_differ_are_no_fair_test(tmp_path):
+    write(tmp_path, culane, "culane", "resnet18", teacher=TEACHER, **ERFNET)
+    for name, steps in (("baseline", 6000), ("intra", 9000)):
+        run = f"affinity-culane-resnet18-{name}-long"
+        write_record(tmp_path / run / "seed-0.json", record(run, 0, culane(0.6), steps=steps))
+    table = affinity_length.length_table(read_records(tmp_path))
+    assert any("not comparable" in note for note in table.notes)

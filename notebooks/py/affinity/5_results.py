@@ -22,6 +22,7 @@ from kdlib.data import layouts, loader
 from kdlib.report import affinity, arms, ledger, look, published
 from kdlib.report import affinity_figures as figures
 from kdlib.report import affinity_tables as tables
+from kdlib.report.affinity_length import length_figure, length_finding, length_table
 from kdlib.report.affinity_parts import part_table
 from kdlib.report.lane_stills import judge, paint_classes, paint_lanes
 from kdlib.report.provenance import provenance
@@ -201,6 +202,26 @@ bars = figures.ablation_figure(records, benchmark=benchmark, student=student)
 bars
 
 # %% [markdown]
+# ## Is it only too short?
+#
+# Of these students ResNet-18 stays furthest below its teacher, so it has the most to gain. A hint
+# from a teacher may need time: the student follows the graph first and profits later. So each of
+# its rows is trained once more for four times the steps, from the same start, with the same
+# teacher.
+
+# %%
+length = length_table(records, benchmark=benchmark)
+length
+
+# %%
+longer = length_figure(records, benchmark=benchmark)
+longer
+
+# %% [markdown]
+# Read it in two ways. Down a column: does a way help at this length? Along a row: what do the
+# further steps give it, as against what they give to labels alone? A teacher that is worth less
+# than its own price in steps is a poor bargain, whatever its points.
+#
 # ## What they see
 #
 # Three stills of the reported split, spread evenly over it and not chosen. Truth is thin and white;
@@ -255,10 +276,10 @@ grid
 book = ledger.ledger_table(paper)
 kept = {"short": short, "published": theirs, "ledger": book, "parts": by_part}
 kept |= {"ablation": ablation} | {f"table-{name}": one for name, one in full.items()}
-kept |= dict(further)
+kept |= dict(further) | {"length": length}
 for name, one in kept.items():
     one.save(out / name)
-saved = {"headline": headline, "parts": scenes, "ablation": bars}
+saved = {"headline": headline, "parts": scenes, "ablation": bars, "length": longer}
 if len(shown) > 1 and not cfg.data.root.startswith("external/"):
     saved["pictures"] = grid
 for name, figure in saved.items():
@@ -268,6 +289,7 @@ for name, figure in saved.items():
 first = affinity.finding(records, benchmark, student)
 rest = [affinity.finding(records, benchmark, name) for name in full if name != student]
 rest += [affinity.finding(records, name) for name in others]
+rest += [length_finding(records, benchmark=benchmark)]
 files.write(out / "finding.md", "".join(f"{one}.\n\n" for one in (first, *rest)).encode())
 print("\n".join(sorted(path.name for path in out.iterdir())))
 
