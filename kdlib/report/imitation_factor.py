@@ -2,9 +2,9 @@
 
 Fact sheet feature_imitation, section 2: the paper does not give its factor, the released ones do
 not carry over to other networks, and their author advises to bring both losses to a similar level
-first. `<prefix>-i-weight20` imitates the region with lambda = 20, `<prefix>-f-weight05` the whole
-map with 0.5. Scores are percentages, differences are points over the student alone and paired by
-seed.
+first. `<prefix>-i-weight05` imitates the region with lambda = 0.5, `<prefix>-f-weight05` the whole
+map; `-weight20` would mean 20. Scores are percentages, differences are points over the student
+alone and paired by seed.
 """
 
 import math
