@@ -337,6 +337,17 @@ def test_kitti_difficulty(height, occlusion, truncation, level):
     assert kitti.difficulty(height, occlusion, truncation) == level
 
 
+@pytest.mark.parametrize(
+    ("values", "level"),
+    [("0 0", 0), ("0.00 1.0", 1), ("0.4 2.00", 2), ("1 0", 3), ("-1 -1", 0), ("-1.00 3", 3)],
+)
+def test_kitti_numbers_in_any_spelling(kit, values, level):
+    line = f"Car {values} -10 10 5 40 45 {REST}\n"
+    text(kit / "training/label_2/000001.txt", line)
+    assert_boxes(by_id(kitti, kit, "val")["000001"], (10, 5, 40, 45, 0, False, level))
+    assert faults(kitti, kit) == []
+
+
 def test_kitti_without_lists_has_one_labelled_split(kit):
     for split in ("train", "val"):
         (kit / f"ImageSets/{split}.txt").unlink()
@@ -358,6 +369,17 @@ def test_voc_boxes_count_pixels_from_one(pascal):
     assert voc.evaluation_ids(pascal) == {"000001"}
     assert voc.videos(pascal, "train") == []
     assert voc.read_image(voc.samples(pascal, "val")[0].image).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize(
+    ("mark", "ignored"),
+    [("", False), ("<difficult> 0\n</difficult>", False), ("<difficult> 1\n</difficult>", True)],
+)
+def test_voc_objects_without_a_mark_are_not_difficult(pascal, mark, ignored):
+    content = annotation(thing("dog", "1 1 100 60", mark))
+    text(pascal / "VOC2007/Annotations/000009.xml", content)
+    assert_boxes(by_id(voc, pascal, "val")["000009"], (0, 0, 100, 60, 11, ignored, 0))
+    assert faults(voc, pascal) == []
 
 
 def test_coco_boxes(cocos):
@@ -478,7 +500,41 @@ DAMAGES = {
             lines("Car 0 0 0 1 1 9 9 1 1 1 x y z t"),
             "line 11 is not a type",
         ),
-        "truncation": (TXT, lines(f"Car nan 0 0 1 1 9 9 {REST}"), "line 11 is not a type"),
+        "truncation": (
+            TXT,
+            lines(f"Car nan 0 0 1 1 9 9 {REST}"),
+            "line 11: truncation nan is neither -1 nor from 0 to 1",
+        ),
+        "truncation in percent": (
+            TXT,
+            lines(f"Car 1.01 0 0 1 1 9 9 {REST}"),
+            "image 000002: line 11: truncation 1.01 is neither",
+        ),
+        "negative truncation": (
+            TXT,
+            lines(f"Van -0.50 0 0 1 1 9 9 {REST}"),
+            "line 11: truncation -0.50 is neither",
+        ),
+        "occlusion": (
+            TXT,
+            lines(f"Car 0 4 0 1 1 9 9 {REST}"),
+            "image 000002: line 11: occlusion 4 is none of -1, 0, 1, 2 and 3",
+        ),
+        "part of an occlusion": (
+            TXT,
+            lines(f"Car 0 2.9 0 1 1 9 9 {REST}"),
+            "line 11: occlusion 2.9 is none of",
+        ),
+        "negative occlusion": (
+            TXT,
+            lines(f"Truck 0 -2 0 1 1 9 9 {REST}"),
+            "line 11: occlusion -2 is none of",
+        ),
+        "no occlusion": (
+            TXT,
+            lines(f"Car 0 nan 0 1 1 9 9 {REST}"),
+            "line 11: occlusion nan is none of",
+        ),
         "binary": (TXT, lambda path: path.write_bytes(b"\xff\xfe"), "cannot be read"),
         "unknown type": (TXT, lines(f"Bus 0 0 0 1 1 9 9 {REST}"), "line 11: unknown type 'Bus'"),
         "inverted": (TXT, lines(f"Car 0 0 0 9 1 1 9 {REST}"), "a box ends before it starts"),
@@ -511,6 +567,16 @@ DAMAGES = {
             XML + "000012.xml",
             written(annotation(thing("dog", "5 5 4 20"))),
             "image 000012: object 1: a box ends before it starts",
+        ),
+        "difficult in words": (
+            XML + "000012.xml",
+            written(annotation(thing("dog", "1 1 9 9", "<difficult>yes</difficult>"))),
+            "image 000012: object 1: difficult is 'yes', neither 0 nor 1",
+        ),
+        "difficult without a value": (
+            XML + "000012.xml",
+            written(annotation(thing("dog", "1 1 9 9", "<difficult/>"))),
+            "image 000012: object 1: difficult is '', neither 0 nor 1",
         ),
         "outside": (
             XML + "000012.xml",
@@ -634,9 +700,10 @@ def test_an_empty_folder_is_told(tmp_path, layout):
     assert "holds no" in fault
 
 
-def test_boxes_over_the_edge_are_kept_and_noted(bdd, kit):
+def test_boxes_over_the_edge_are_kept_and_noted(bdd, caplog):
     frames(bdd, "train", [{"name": "b.jpg", "labels": [label("car", -5, 1, 5, 5)]}])
     assert_boxes(by_id(bdd100k_boxes, bdd)["b"], (-5, 1, 6, 6, 2, False, 0))
+    assert caplog.messages == []
     audit = check.check("bdd100k-boxes", bdd)
     assert audit.errors == 0
     (what,) = (note for note in audit.notes if "edge" in note)
@@ -651,6 +718,24 @@ def test_what_training_leaves_out_is_told_once(bdd, caplog):
         assert_boxes(by_id(bdd100k_boxes, bdd)["b"], (1, 1, 6, 6, 2, False, 0))
     (told,) = caplog.messages
     assert "det_20: labels without a box, left out; `kdlib data check` counts them" in told
+
+
+def test_kittis_types_that_take_no_part_are_told_once(kit, caplog):
+    box_files._tell.cache_clear()
+    for _ in range(2):
+        by_id(kitti, kit)
+    assert caplog.messages == [
+        f"{kit}/training/label_2: boxes of {kind}, left out; `kdlib data check` counts them"
+        for kind in ("Truck", "Misc")
+    ]
+
+
+def test_boxes_without_area_are_told_once(cocos, caplog):
+    box_files._tell.cache_clear()
+    for _ in range(2):
+        assert by_id(coco, cocos)["2"].ignored.tolist() == [False, True, True]
+    (told,) = caplog.messages
+    assert "annotations: boxes without area, kept as ignored; `kdlib data check` counts" in told
 
 
 # The audit

@@ -14,6 +14,7 @@ from records import kitti, record, write
 from kdlib.detection import Boxes, Detections
 from kdlib.report import (
     arms,
+    box_classes,
     boxes,
     figures,
     imitation,
@@ -22,6 +23,7 @@ from kdlib.report import (
     imitation_factor,
     imitation_figures,
     imitation_size,
+    imitation_width,
     look,
     measure,
     notes,
@@ -626,6 +628,24 @@ def test_rules_of_which_cells_count_stand_beside_the_tables_own(tmp_path):
     assert weighting.weighting_table(own).shown["n"].tolist() == ["0", "3", "0", "0"]
 
 
+def test_the_mean_without_the_rarest_class_stands_beside_the_mean(tmp_path):
+    for name in ("teacher", "supervised", "matching"):
+        for seed, score in enumerate(BASE[name]):
+            one = coco(score)
+            one["val"]["map_without_train"] = score + 0.02
+            write(tmp_path, record(f"{DET}-{name}", seed, one))
+    table = box_classes.class_table(read_records(tmp_path))
+    assert table.shown[""].tolist() == [
+        "mAP", "mAP without train", "mAP at IoU 0.5", "small", "medium", "car", "pedestrian"
+    ]  # fmt: skip
+    shown = table.shown.set_index("")
+    assert plain(shown.loc["mAP without train", "teacher"]) == "33.0 ± 1.0"
+    assert plain(shown.loc["pedestrian", "(3) function matching"]) == "20.0 ± 2.0"
+    assert shown.loc["car", "(2) distil"] == "–"
+    assert table.frame.set_index("measure").loc["map_small", "supervised"] == pytest.approx(5.25)
+    assert box_classes.class_table(read_records(tmp_path).iloc[:0]).shown.empty
+
+
 FACTORS = {"i_weight20": (0.50, 0.50, 0.52), "f_weight20": (0.39, 0.44, 0.40)}
 
 
@@ -724,6 +744,34 @@ def test_samples_of_different_size_stand_one_below_the_other(tmp_path):
         "Size of the sample, in points: with 180 labels the region +9.7 ± 0.6 over the student and "
         "+1.0 and −1.0 (two seeds) over the boxes; with 1,260 labels the region +10.0 ± 0.0 over "
         "the student and +4.7 ± 0.6 over the boxes"
+    )
+
+
+def test_students_of_different_width_have_one_teacher(tmp_path, fgfi):
+    letters(tmp_path, teacher=(0.5,), baseline=(0.2, 0.3, 0.4), i=(0.3, 0.39, 0.5))
+    records = read_records(tmp_path)
+    assert "nothing to compare" in imitation_width.width_finding(records)
+    printed = {"0.25x": fgfi.tables["kitti-quarter"], "0.5x": fgfi.tables["kitti-half"]}
+    quarter, half = imitation_width.width_table(records, printed).shown.to_dict("records")
+    assert quarter["published mAP"] == "45.96◦" and half["published mAP"] == "57.98◦"
+    assert quarter["published: points by the region"] == "+6.7"
+    assert plain(quarter["points by the region"]) == "+9.7 ± 0.6" and quarter["n"] == "3"
+    assert half["ours: mAP %"] == "not run" and half["points by the region"] == "–"
+
+    for name, values in {"baseline": (0.40, 0.42, 0.44), "i": (0.43, 0.44, 0.45)}.items():
+        for seed, score in enumerate(values):
+            write(tmp_path, record(f"imitation-half-{name}", seed, kitti(score)))
+    records = read_records(tmp_path)
+    table = imitation_width.width_table(records, printed)
+    quarter, half = table.shown.to_dict("records")
+    assert plain(half["ours: mAP %"]) == "42.0 ± 2.0"
+    assert plain(half["teacher's lead"]) == "+8.0 ± 2.0"  # the one of 0.25x
+    assert plain(half["points by the region"]) == "+2.0 ± 1.0"
+    assert table.frame["i"].tolist() == pytest.approx([29 / 3, 2.0])
+    assert sum("pictures of the paper's tables" in note for note in table.notes) == 1
+    assert plain(imitation_width.width_finding(records)) == (
+        "Width of the student, points by the region: 0.25x +9.7 ± 0.6 (teacher's lead "
+        "+20.0 ± 10.0), 0.5x +2.0 ± 1.0 (teacher's lead +8.0 ± 2.0)"
     )
 
 

@@ -7,7 +7,8 @@ classes that do not take part, is counted in `Rows.notes` and summed up by the a
 - A box that ends before it starts, is not finite, or lies wholly outside its image is an error.
 - A box that reaches over the edge is kept as the file has it: no official tool clips labels.
 - A box without area cannot be found by any detector. It is kept as ignored, and noted.
-- Training logs once a process that boxes without area or labels without a box were met (`TOLD`).
+- Training logs once a process what was noted, such as boxes without area or objects of classes that
+  do not take part; not `OVER`, which changes nothing.
 
 Shape suffix G: boxes of one image.
 """
@@ -36,7 +37,6 @@ NO_MASKS = Coding((), IGNORE, "", (range(0), ""))
 OVER = "boxes that reach over the edge of their image, kept as they are"
 EMPTY = "boxes without area, kept as ignored"
 BOXLESS = "labels without a box, left out"
-TOLD = (EMPTY, BOXLESS)  # what a damaged file may hold, and no official tool minds
 SLACK = 1.0  # pixels over the edge that rounding explains
 
 
@@ -137,8 +137,8 @@ def strict(sample: Sample, rows: Rows, image_cure: str, label_cure: str) -> Boxe
     rows = checked(rows, image_size(sample.image, image_cure))
     if rows.faults:
         raise LayoutError(sample.label, f"image {sample.id}: {rows.faults[0]}", label_cure)
-    for what in TOLD:
-        if rows.notes[what]:
+    for what in rows.notes:
+        if what != OVER:
             _tell(sample.label.parent, what)
     return Boxes(*(values.copy() for values in rows.boxes))  # the cache keeps its own
 

@@ -7,12 +7,14 @@ The official training folder is one split, "trainval". The usual halves of 3,712
 which share no drive (feature_imitation fact sheet 5), come as two lists that are not part of the
 official archives: put them in place as ``ImageSets/train.txt`` and ``ImageSets/val.txt``.
 
-A line of a label file holds 15 fields: type, truncation 0..1, occlusion 0..3, observation angle,
-box (left, top, right, bottom), then size, place and turn in space, which are not read.
+A line of a label file holds 15 fields: type, truncation 0..1, occlusion 0..3 (both -1 where they
+are not given), observation angle, box (left, top, right, bottom), then size, place and turn in
+space, which are not read.
 
 - ``Van`` is read as an ignored car and ``Person_sitting`` as an ignored pedestrian, ``DontCare`` as
   an ignored region of any class. ``Truck``, ``Tram`` and ``Misc`` are neither objects nor ignored,
-  as in the official evaluation: a car that is found there is an error. An audit counts them.
+  as in the official evaluation: a car that is found there is an error. An audit counts them, and
+  training logs once that they were met.
 - Difficulty is the first of 0 easy, 1 moderate, 2 hard whose limits an object keeps (`LIMITS`: at
   least so high, at most so occluded and truncated), 3 where it keeps none. The official evaluation
   ignores, at each level, the objects beyond it.
@@ -23,7 +25,6 @@ box (left, top, right, bottom), then size, place and turn in space, which are no
 Not supported: the benchmark's three-dimensional boxes, raw drives, and stereo pairs (image_3).
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,6 +52,7 @@ COUNTS = {"training/image_2": 7481, "testing/image_2": 7518}
 IGNORED_AS = {"Van": 0, "Person_sitting": 1, "DontCare": ANY_CLASS}
 LEFT_OUT = ("Truck", "Tram", "Misc")
 FIELDS = 15
+OCCLUSIONS = (-1, 0, 1, 2, 3)
 # Height in pixels at least, occlusion and truncation at most: easy, moderate, hard.
 LIMITS = ((40.0, 0, 0.15), (25.0, 1, 0.30), (25.0, 2, 0.50))
 
@@ -91,8 +93,8 @@ def read_boxes(sample: Sample) -> Boxes:
     """The labelled boxes of an image, with KITTI's difficulty; an empty file shows no object.
 
     Raises:
-        LayoutError: no label file, a line that is not 15 fields, an unknown type, or a box that is
-            inverted or outside the image.
+        LayoutError: no label file, a line that is not 15 fields, a truncation or an occlusion that
+            KITTI does not have, an unknown type, or a box that is inverted or outside the image.
     """
     if sample.label is None:
         raise box_files.unlabelled(sample)
@@ -192,20 +194,22 @@ def _rows(sample: Sample) -> Rows:
         kind = words[0]
         try:
             numbers = [float(word) for word in words[1:]]
-            truncation, occlusion = numbers[0], int(numbers[1])
+            truncation, occlusion = numbers[:2]
             x1, y1, x2, y2 = numbers[3:7]
-            if math.isnan(truncation):
-                raise ValueError
-        except (IndexError, OverflowError, ValueError):
+        except ValueError:
             words = words[:1]
         if len(words) != FIELDS:
             faults.append(f"line {number} is not a type and {FIELDS - 1} numbers")
+        elif not (truncation == -1 or 0 <= truncation <= 1):
+            faults.append(f"line {number}: truncation {words[1]} is neither -1 nor from 0 to 1")
+        elif occlusion not in OCCLUSIONS:
+            faults.append(f"line {number}: occlusion {words[2]} is none of -1, 0, 1, 2 and 3")
         elif kind in LEFT_OUT:
             notes[f"boxes of {kind}, left out"] += 1
         elif kind in IGNORED_AS:
             boxes.append(Row((x1, y1, x2, y2), IGNORED_AS[kind], ignored=True))
         elif kind in CLASSES:
-            level = difficulty(y2 - y1, occlusion, truncation)
+            level = difficulty(y2 - y1, int(occlusion), truncation)
             boxes.append(Row((x1, y1, x2, y2), CLASSES.index(kind), False, level))
         else:
             faults.append(f"line {number}: unknown type {kind!r}")

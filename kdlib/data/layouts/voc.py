@@ -8,7 +8,8 @@ the same folders.
 
 A box names its first and last pixel and counts them from 1, so it runs from xmin - 1 to xmax and
 from ymin - 1 to ymax here. Objects marked ``difficult`` are read as ignored: the official
-evaluation counts them neither as found nor as missed. Boxes of an object's parts are not read.
+evaluation counts them neither as found nor as missed. An object without that mark is not difficult.
+Boxes of an object's parts are not read.
 
 Not supported: segmentation, actions, and the years whose test annotations are not published.
 """
@@ -70,8 +71,8 @@ def read_boxes(sample: Sample) -> Boxes:
     """The labelled boxes of a still; a file without objects is an image without objects.
 
     Raises:
-        LayoutError: no whole XML, an unknown class, an object without its box, or a box that is
-            inverted or outside the image.
+        LayoutError: no whole XML, an unknown class, an object without its box, a mark that is
+            neither 0 nor 1, or a box that is inverted or outside the image.
     """
     if sample.label is None:
         raise box_files.unlabelled(sample)
@@ -160,8 +161,11 @@ def _rows(sample: Sample) -> Rows:
         if x2 < x1 or y2 < y1:  # before a pixel is added: ends may be one before their starts
             faults.append(f"object {number}: a box ends before it starts")
             continue
-        difficult = (thing.findtext("difficult") or "0").strip() == "1"
-        boxes.append(Row((x1 - 1, y1 - 1, x2, y2), CLASSES.index(name), difficult))
+        difficult = thing.findtext("difficult", "0").strip()
+        if difficult not in ("0", "1"):
+            faults.append(f"object {number}: difficult is {difficult!r}, neither 0 nor 1")
+            continue
+        boxes.append(Row((x1 - 1, y1 - 1, x2, y2), CLASSES.index(name), difficult == "1"))
     return gathered(boxes, faults)
 
 

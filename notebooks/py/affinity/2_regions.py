@@ -114,7 +114,7 @@ pairs = [(int((label == k).sum()), int(areas[k].sum())) for k in picked]
 captions = [f"{layout.CLASSES[k]}: {a} to {b} pixels" for k, (a, b) in zip(picked, pairs)]
 grown = sum(b for _, b in pairs) / max(sum(a for a, _ in pairs), 1)
 title = f"Mask yellow, area blue: {kernel} x {kernel} makes the masks {grown:.1f} times as large"
-rows = [tiles[:2], tiles[2:]] if len(tiles) > 2 else [tiles]
+rows = [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
 sheet(rows, captions[:2], title, height=1.2)
 print("; ".join(captions))
 plt.show()
@@ -147,7 +147,8 @@ if not os.environ.get("KDLIB_HEADLESS"):  # a page that nobody watches has no us
         """The areas for one kernel."""
         side, areas = 2 * reach + 1, areas_of(2 * reach + 1)
         tiles = [shown(label == k, areas[k]) for k in picked]
-        display(sheet([tiles[:2], tiles[2:]], [], f"kernel {side} x {side}", height=1.2))
+        rows = [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
+        display(sheet(rows, [], f"kernel {side} x {side}", height=1.2))
         plt.close()
 
     interact(look, reach=IntSlider(value=kernel // 2, min=0, max=15, description="reach"))

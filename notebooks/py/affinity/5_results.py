@@ -14,12 +14,13 @@ scale = "smoke"  # smoke | sample | gpu | paper
 seed = 0  # of the networks in the pictures; tables show every seed that has a record
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import Image, Markdown, display
 
 from kdlib import config, evaluation, experiment, files, runtime
 from kdlib.config import load_run
 from kdlib.data import layouts, loader
-from kdlib.report import affinity, arms, ledger, look, published
+from kdlib.data.layouts.sample import Sample
+from kdlib.report import affinity, arms, clip, ledger, look, published
 from kdlib.report import affinity_figures as figures
 from kdlib.report import affinity_tables as tables
 from kdlib.report.affinity_length import length_figure, length_finding, length_table
@@ -267,6 +268,31 @@ grid
 # Compare the last two rows: what only the student alone misses, the distillation has won; what both
 # miss, a small network may not hold. A lane at the limit of IoU 0.5 comes and goes by a hair.
 #
+# The simulated data have a short drive beside CULane's lists, five pictures a second, which no
+# network has learnt from. A lane that flickers costs little F1, and would be of little use to a
+# car. It is kept as [clip.gif](../../results/affinity/sample/summary/clip.gif).
+
+# %%
+folder = root / cfg.data.root
+frames = sorted(folder.glob("driver_3_*/*/*.jpg")) if labelled else []
+drive = [Sample(path.relative_to(folder).with_suffix("").as_posix(), path, None) for path in frames]
+moving = {
+    words[name]: experiment.load_network(runs[name], root, fabric)[0]
+    for name in ("teacher", "baseline", "intra")
+    if made[name] and drive
+}
+shots = [
+    clip.stacked({name: seen(network, still)[0] for name, network in moving.items()}, 360)
+    for still in drive
+    if moving
+]
+
+# %%
+if shots:
+    clip.save(shots, out / "clip.gif", rate=5)
+    display(Image(filename=out / "clip.gif"))
+
+# %% [markdown]
 # ## What is kept
 #
 # Tables, figures and ledger, in files that have the same bytes for the same records. Pictures of
