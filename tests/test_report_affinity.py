@@ -555,6 +555,24 @@ def test_the_same_records_give_the_same_bytes(tmp_path, table, paper):
         assert first.read_bytes() == second.read_bytes()
 
 
+def test_the_other_means_of_apolloscape_stand_below_its_table(tmp_path):
+    for name, score in (("teacher", 0.5), ("erfnet-baseline", 0.3), ("erfnet-intra", 0.4)):
+        metrics = apollo(score) | {"miou36": score - 0.1, "miou18": score + 0.05}
+        if name == "erfnet-intra":
+            metrics["miou18"] = None
+        write_record(tmp_path / f"{name}.json", record(f"affinity-apollo-{name}", 0, metrics))
+    (said,) = (
+        plain(note)
+        for note in affinity_tables.overview_table(read_records(tmp_path), benchmark="apollo").notes
+        if "mean is over" in note
+    )
+    assert said == (
+        "ERFNet's mean is over all training ids that occur; over the 36 without noise: teacher "
+        "40.0, labels alone 20.0, IntRA-KD: affinity and attention 30.0; over the 18 evaluated: "
+        "teacher 55.0, labels alone 35.0."
+    )
+
+
 # Length of training ------------------------------------------------------------------------------
 
 

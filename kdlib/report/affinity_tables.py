@@ -100,6 +100,7 @@ def overview_table(
         *(_budget(records, benchmark, student) for student in students),
         *(_early(records, benchmark, student) for student in students),
         _one_teacher(len(arms.by_seed(records, f"affinity-{benchmark}-teacher")), counted),
+        *(_other_means(records, benchmark, student) for student in students),
     ]
     used = records[measure.of_family(records, f"affinity-{benchmark}")]
     shown = pd.DataFrame(shown)
@@ -215,6 +216,23 @@ def _notes(
 def _one_teacher(made: int, seeds: Sequence[int]) -> str:
     """That one teacher taught all, if so; made: teachers; seeds: of each student's rows."""
     return "One teacher for all seeds and students." if made == 1 < sum(seeds) else ""
+
+
+def _other_means(records: pd.DataFrame, benchmark: str, student: str) -> str:
+    """ApolloScape's other means of IoU, see `metrics.lanes.apolloscape_means`; else empty."""
+    names = {"teacher": f"affinity-{benchmark}-teacher"}
+    names |= {label: f"affinity-{benchmark}-{student}-{row}" for row, label in ROWS.items()}
+    told = []
+    for column, which in (
+        ("val.miou36", "the 36 without noise"),
+        ("val.miou18", "the 18 evaluated"),
+    ):
+        each = {label: 100 * arms.by_seed(records, run, column) for label, run in names.items()}
+        found = [f"{n} {spread_text(v, sign=False)}" for n, v in each.items() if len(v)]
+        told += [f"over {which}: {', '.join(found)}"] if found else []
+    if not told:
+        return ""
+    return f"{STUDENTS[student]}'s mean is over all training ids that occur; {'; '.join(told)}."
 
 
 def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:

@@ -46,6 +46,8 @@ def block(root: Path) -> str:
             parts.append(f"**{what}, on simulated pictures: {said}** {where}.")
             table = (root / place / "short.md").read_text(encoding="utf-8").strip()
             parts.append(table)
+            if (root / place / "clip.gif").is_file():
+                parts.append(f"![{what} in motion]({place}/clip.gif)")
             if further := " ".join(line for line in more if line not in table):
                 parts.append(f"Further: {further}")
     return "\n\n".join(parts)
