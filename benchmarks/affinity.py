@@ -1,20 +1,26 @@
 """Cost of inter-region affinity's losses as ratios, for a quiet machine; nothing is asserted.
 
     python -m benchmarks.affinity [--device cuda] [--threads 1] [--repeats 7] [--slow 3] [--quick]
-        [--channels-last]
+        [--contiguous]
 
-The affinity loss, forward and backward, is timed against two loops over images and classes: one
-that multiplies the whole map by each mask, as the formulas are written, and one that takes each
-mask's pixels out first. The teacher's moments are timed against reads of its feature (`sum`), the
-areas against max-pooling of one-hot labels. What is compared is run in turn, and the shortest of
-`--repeats` runs of each counts, of `--slow` runs where loops or pooling are among them. `--quick`
-leaves the masked loop out, which takes seconds a run. `--channels-last` gives both sides features
-in the memory format of training. Labels are 8 times the feature's size: four lanes, or blobs of
-every class.
+The losses are timed forward and backward, against plain forms that must give the same value. The
+affinity loss: two loops over images and classes, one that multiplies the whole map by each mask, as
+the formulas are written, and one that takes each mask's pixels out first. Attention: a loop over
+images, and reads (`sum`) of both features. Soft targets, of logits of the feature's size: a loop
+over images and classes. Existence: a loop over images and lanes, as many as there are classes
+beside the background. The teacher's moments are timed against reads of its feature, the areas
+against max-pooling of one-hot labels.
+
+What is compared is run in turn, and the shortest of `--repeats` runs of each counts, of `--slow`
+runs where the affinity's loops or pooling are among them. `--quick` leaves the masked loop out,
+which takes seconds a run. Features and logits have the memory format of training, channels last;
+`--contiguous` gives both sides the other. Labels are 8 times the feature's size: four lanes, or
+blobs of every class.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +31,7 @@ from benchmarks.lanes import best_seconds
 from kdlib.losses import affinity
 
 STRIDE, LANE_WIDTH = 8, 16
+TEMPERATURE = 4.0
 EPS = 1e-10
 
 
@@ -109,90 +116,166 @@ def pooled_areas(labels: Tensor, classes: int, size: tuple[int, int], kernel: in
     return F.interpolate(F.max_pool2d(one_hot, kernel, 1, kernel // 2), size) > 0
 
 
-def main() -> None:
+def plain_attention(student: Tensor, teacher: Tensor) -> Tensor:
+    """Attention transfer, one image after the other."""
+    total = student.new_zeros(())
+    for features in zip(student, teacher, strict=True):
+        maps = [x_CHW.square().sum(0) for x_CHW in features]
+        units = [map_HW / map_HW.square().sum().sqrt() for map_HW in maps]
+        total = total + (units[0] - units[1]).square().sum()
+    return total / len(student)
+
+
+def plain_soft_targets(student: Tensor, teacher: Tensor) -> Tensor:
+    """The divergence of the softened distributions, one image and one class after the other."""
+    total = student.new_zeros(())
+    for logits in zip(student / TEMPERATURE, teacher / TEMPERATURE, strict=True):
+        logs = [z_CHW - z_CHW.exp().sum(0).log() for z_CHW in logits]
+        for log_q_HW, log_p_HW in zip(*logs, strict=True):
+            total = total + (log_p_HW.exp() * (log_p_HW - log_q_HW)).sum()
+    return TEMPERATURE**2 * total / student[:, 0].numel()
+
+
+def plain_existence(logits: Tensor, exists: Tensor) -> Tensor:
+    """Cross entropy of the lanes' existence, one image and one lane after the other."""
+    total = logits.new_zeros(())
+    for z_L, y_L in zip(logits, exists.to(logits.dtype), strict=True):
+        for z, y in zip(z_L, y_L, strict=True):
+            p = z.sigmoid()
+            total = total - y * p.log() - (1 - y) * (1 - p).log()
+    return total / logits.numel()
+
+
+def best(runs: Sequence[Callable[[], object]], times: int, device: str) -> list[float]:
+    """Milliseconds of the shortest of several runs of each."""
+    runs[0]()  # ours once before: it is compiled at its first call
+    return [1e3 * seconds for seconds in best_seconds(runs, times, device)]
+
+
+def best_losses(
+    title: str,
+    forms: Sequence[Callable[..., Tensor]],
+    inputs: Sequence[Tensor],
+    times: int,
+    beside: Sequence[Callable[[], object]] = (),
+) -> list[float]:
+    """The same of the forms of a loss, forward and backward, and of what runs `beside` them.
+
+    The first form is ours, and all must give its value; the first input is the student's.
+    """
+    with torch.no_grad():
+        value, *others = (float(form(*inputs)) for form in forms)
+    for expected in others:
+        if not abs(value - expected) <= 1e-3 * abs(expected):  # not, for NaN is no value either
+            raise SystemExit(f"{title}: {value} is not the plain form's {expected}")
+    student = inputs[0].detach().requires_grad_()
+
+    def run(form: Callable[..., Tensor]) -> None:
+        student.grad = None
+        form(student, *inputs[1:]).backward()
+
+    return best([*(partial(run, form) for form in forms), *beside], times, student.device.type)
+
+
+def compare_areas(case: Case, labels: Tensor, slow: int) -> Tensor:
+    """The line of the areas, which are returned."""
+    runs = [
+        partial(affinity.areas_of_interest, labels, case.regions, size=case.size),
+        partial(pooled_areas, labels, case.regions, case.size),
+    ]
+    areas, expected = (run() for run in runs)
+    if not torch.equal(areas, expected):
+        raise SystemExit(f"{case}: the forms' areas differ")
+    ms, ms_pooled = best(runs, slow, labels.device.type)
+    print(
+        f"{case.images} images, {case.size[0]} x {case.size[1]}, {case.regions} regions: "
+        f"areas {ms:.1f} ms, pooling / ours {ms_pooled / ms:.3g}, "
+        f"regions per pixel {float(areas.float().mean()) * case.regions:.2f}"
+    )
+    return areas
+
+
+def compare_features(
+    student: Tensor, teacher: Tensor, areas: Tensor, options: argparse.Namespace
+) -> None:
+    """The lines of what is made of features: affinity, moments, attention."""
+    loops = {"taken": taken} if options.quick else {"masked": masked, "taken": taken}
+    forms = [affinity.affinity_loss, *(partial(loop, moments=each) for each in loops.values())]
+    ms, *ms_loops = best_losses("loss", forms, (student, teacher, areas), options.slow)
+    line = f"  loss, {student.shape[1]} and {teacher.shape[1]} channels: {ms:.1f} ms"
+    for name, ms_loop in zip(loops, ms_loops, strict=True):
+        line += f", loop of {name} pixels / ours {ms_loop / ms:.3g}"
+    print(line)
+    with torch.no_grad():
+        runs = [partial(affinity.moment_pooling, teacher, areas), teacher.sum]
+        ms, ms_read = best(runs, options.repeats, options.device)
+    print(f"  teacher's moments: {ms:.1f} ms, {ms / ms_read:.3g} reads of its feature")
+    ms, ms_loop, ms_read = best_losses(
+        "attention",
+        [affinity.attention_transfer, plain_attention],
+        (student, teacher),
+        options.repeats,
+        beside=[lambda: (student.sum(), teacher.sum())],
+    )
+    print(
+        f"  attention: {ms:.1f} ms, loop / ours {ms_loop / ms:.3g}, "
+        f"{ms / ms_read:.3g} reads of both features"
+    )
+
+
+def compare_logits(case: Case, options: argparse.Namespace) -> None:
+    """The lines of what is made of logits: soft targets, existence."""
+    shape = (case.images, case.regions, *case.size)
+    ms, ms_loop = best_losses(
+        "soft targets",
+        [partial(affinity.soft_targets, temperature=TEMPERATURE), plain_soft_targets],
+        [random(shape, options) for _ in range(2)],
+        options.repeats,
+    )
+    print(f"  soft targets: {ms:.2f} ms, loop / ours {ms_loop / ms:.3g}")
+    logits_NL, teacher_NL = torch.randn(2, case.images, case.regions - 1, device=options.device)
+    ms, ms_loop = best_losses(
+        "existence",
+        [affinity.existence_bce, plain_existence],
+        (logits_NL, teacher_NL > 0),
+        options.repeats,
+    )
+    print(f"  existence: {ms:.3f} ms, loop / ours {ms_loop / ms:.3g}", flush=True)
+
+
+def random(shape: tuple[int, ...], options: argparse.Namespace) -> Tensor:
+    """Normal numbers in the chosen memory format."""
+    layout = torch.contiguous_format if options.contiguous else torch.channels_last
+    return torch.randn(shape, device=options.device).contiguous(memory_format=layout)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--slow", type=int, default=3, help="repeats beside a slow form")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--channels-last", action="store_true", help="the format of training")
-    options = parser.parse_args()
+    parser.add_argument("--contiguous", action="store_true", help="not the format of training")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    device, repeats, slow = options.device, options.repeats, options.slow
-    layout = torch.channels_last if options.channels_last else torch.contiguous_format
     generator = torch.Generator().manual_seed(0)
-
-    def best(*runs: Callable[[], object], times: int) -> list[float]:
-        runs[0]()  # ours once before: it is compiled at its first call
-        return [1e3 * seconds for seconds in best_seconds(runs, times, device)]
-
-    print(f"torch {torch.__version__}, {device}, {options.threads} threads")
+    layout = "contiguous" if options.contiguous else "channels last"
+    print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, {layout}")
     for case in CASES:
         full = tuple(STRIDE * side for side in case.size)
         if case.regions == 5:
             labels = lanes(case.images, full, generator)
         else:
             labels = blobs(case.images, full, case.regions, generator)
-        labels = labels.to(device)
-        areas = affinity.areas_of_interest(labels, case.regions, size=case.size)
-        if not torch.equal(areas, pooled_areas(labels, case.regions, case.size)):
-            raise SystemExit(f"{case}: the forms' areas differ")
-        ms, ms_pooled = best(
-            lambda y=labels, c=case: affinity.areas_of_interest(y, c.regions, size=c.size),
-            lambda y=labels, c=case: pooled_areas(y, c.regions, c.size),
-            times=slow,
-        )
-        print(
-            f"{case.images} images, {case.size[0]} x {case.size[1]}, {case.regions} regions: "
-            f"areas {ms:.1f} ms, pooling / ours {ms_pooled / ms:.1f}, "
-            f"regions per pixel {float(areas.float().mean()) * case.regions:.2f}"
-        )
-
+        areas = compare_areas(case, labels.to(options.device), options.slow)
         student, teacher = (
-            torch.randn(case.images, channels, *case.size, device=device)
-            .relu()
-            .contiguous(memory_format=layout)
+            random((case.images, channels, *case.size), options).relu()
             for channels in (case.student, case.teacher)
         )
-        student.requires_grad_()
-
-        def run(function: Callable, *arguments: object, student: Tensor = student) -> None:
-            student.grad = None
-            function(student, *arguments).backward()
-
-        with torch.no_grad():
-            value = float(affinity.affinity_loss(student, teacher, areas))
-            expected = float(loop(student, teacher, areas, taken))
-        if abs(value - expected) > 1e-3 * abs(expected):
-            raise SystemExit(f"{case}: {value} is not the loop's {expected}")
-        loops = {"taken": taken} if options.quick else {"masked": masked, "taken": taken}
-        ms, *ms_loops = best(
-            lambda r=run, t=teacher, a=areas: r(affinity.affinity_loss, t, a),
-            *(
-                lambda r=run, t=teacher, a=areas, m=moments: r(loop, t, a, m)
-                for moments in loops.values()
-            ),
-            times=slow,
-        )
-        line = f"  loss, {case.student} and {case.teacher} channels: {ms:.1f} ms"
-        for name, ms_loop in zip(loops, ms_loops, strict=True):
-            line += f", loop of {name} pixels / ours {ms_loop / ms:.1f}"
-        print(line)
-        with torch.no_grad():
-            ms, ms_read = best(
-                lambda t=teacher, a=areas: affinity.moment_pooling(t, a),
-                lambda t=teacher: t.sum(),
-                times=repeats,
-            )
-        print(f"  teacher's moments: {ms:.1f} ms, {ms / ms_read:.1f} reads of its feature")
-        ms, ms_read = best(
-            lambda r=run, t=teacher: r(affinity.attention_transfer, t),
-            lambda s=student, t=teacher: (s.sum(), t.sum()),
-            times=repeats,
-        )
-        print(f"  attention: {ms:.1f} ms, {ms / ms_read:.1f} reads of both features", flush=True)
+        compare_features(student, teacher, areas, options)
+        compare_logits(case, options)
 
 
 if __name__ == "__main__":

@@ -329,3 +329,6 @@ def test_the_readme_gains_a_part_where_the_results_are_there(tmp_path, full, pap
     assert f"**Structured distillation, on simulated pictures: {ablation.finding(full)}.**" in part
     assert table.to_markdown().strip() in part
     assert f"]({place})" in part
+    assert ".gif" not in after
+    (own / "clip.gif").touch()
+    assert f"![Structured distillation in motion]({place}/clip.gif)" in readme.block(tmp_path)

@@ -219,7 +219,8 @@ students
 # In print the region is worth more than the boxes. With 180 labelled stills the teacher itself has
 # seen little. `make evidence` renders 1,440 training stills, of which 1,260 give labels, and trains
 # teacher, student, I and G again: the teacher for twice as long, the rest as above. 360 stills are
-# scored instead of 120.
+# scored instead of 120. Whether the harm of F, and what D and ID add, looks there as in print has
+# not been tried.
 
 # %%
 sizes = size_table(records)
