@@ -573,6 +573,21 @@ def test_the_other_means_of_apolloscape_stand_below_its_table(tmp_path):
     )
 
 
+def test_distances_from_the_teacher_are_told_against_labels_alone():
+    measured = {"affinity": [0.04, 0.05, 0.01], "attention": [0.2, 0.1, 0.25]}
+    distances = pd.DataFrame(measured, ["baseline", "kd", "intra"])
+    figure = affinity_figures.distance_figure(distances, 3)
+    assert plain(figure.get_suptitle()) == (
+        "IntRA-KD against labels alone: it changes the distance from the teacher's affinity by "
+        "−75 % and attention by +25 %"
+    )
+    assert [bar.get_height() for bar in figure.axes[0].patches] == measured["affinity"]
+    assert any("seed 3" in text for text in texts(figure))
+    nothing = affinity_figures.distance_figure(distances.iloc[:0], 0)
+    assert texts(nothing).count("not run") == 2
+    assert "not measured" in nothing.get_suptitle()
+
+
 # Length of training ------------------------------------------------------------------------------
 
 

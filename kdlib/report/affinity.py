@@ -65,6 +65,8 @@ VARIANTS = MappingProxyType(
         "at": "attention alone, both levels",
         "intra-high": "affinity and attention, high level",
         "intra-middle": "affinity and attention, middle level",
+        "intra-weight1": "affinity with factor 1 in place of 0.1",
+        "intra-weight10": "affinity with factor 10",
     }
 )
 VARIANT_TICKS = MappingProxyType(
@@ -76,6 +78,8 @@ VARIANT_TICKS = MappingProxyType(
         "at": "attention\nalone",
         "intra-high": "high\nlevel",
         "intra-middle": "middle\nlevel",
+        "intra-weight1": "factor\n1",
+        "intra-weight10": "factor\n10",
     }
 )
 VARIANT_FAMILY = Family(VARIANTS, VARIANT_TICKS, "labels alone")

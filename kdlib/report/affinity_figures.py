@@ -153,6 +153,7 @@ def ablation_finding(found: Mapping[str, pd.Series]) -> str:
     """Whether the whole of IntRA-KD is above each of its parts; found: score in percent by seed."""
     named = {"intra-affinity": "affinity alone", "at": "attention alone"}
     named |= {"intra-high": "the high level alone", "intra-middle": "the middle level alone"}
+    named |= {"intra-weight1": "a factor of 1", "intra-weight10": "a factor of 10"}
     n = max(len((found["intra"] - found[name]).dropna()) for name in named)
     told = []
     for name, what in named.items():
@@ -161,6 +162,36 @@ def ablation_finding(found: Mapping[str, pd.Series]) -> str:
     if not told:
         return "What of IntRA-KD is it: not run yet"
     return f"Points of the whole of IntRA-KD over {', '.join(told)}{arms.seeds_note(n)}"
+
+
+def distance_figure(distances: pd.DataFrame, seed: int) -> Picture:
+    """How far each row's student is from the teacher's graph and attention, in the units of the
+    losses. The title is `distance_finding`.
+
+    distances: a line for each row that was measured, columns "affinity" and "attention".
+    """
+    names = list(distances.index)
+    with style():
+        figure = look.figure(8.2, 3.8)
+        for axis, column in zip(figure.subplots(1, 2), distances, strict=True):
+            bars = axis.bar(names, distances[column], 0.7, color=[look.COLOURS[n] for n in names])
+            axis.bar_label(bars, fmt="%.3g", fontsize=9, padding=2)
+            axis.set_xticks(range(len(names)), [FAMILY.ticks[n] for n in names], fontsize=9)
+            axis.set_title(f"{column} loss against the teacher")
+            axis.margins(y=0.12)
+            look.empty(axis, len(names) > 0)
+        note = f"Smaller is nearer. Students of seed {seed}; stills that no network learnt from."
+        look.title(figure, distance_finding(distances), note)
+    return figure
+
+
+def distance_finding(distances: pd.DataFrame) -> str:
+    """How much nearer to the teacher IntRA-KD is than labels alone, in percent of the losses."""
+    if not {BASELINE, "intra"} <= set(distances.index):
+        return "Distance from the teacher: not measured"
+    change = 100 * (distances.loc["intra"] / distances.loc[BASELINE] - 1)
+    told = " and ".join(f"{name} by {arms.signed(change[name], 0)} %" for name in distances)
+    return f"IntRA-KD against labels alone: it changes the distance from the teacher's {told}"
 
 
 def stills_figure(

@@ -47,12 +47,15 @@ COLOURS = {  # after Okabe and Ito
     "intra-affinity": "#D55E00",
     "intra-high": "#009E73",
     "intra-middle": "#E69F00",
+    "intra-weight1": "#CC79A7",
+    "intra-weight10": "#0072B2",
 }
 MARKERS = {"teacher": "D", "start": "v", "supervised": "s", "distil": "^", "matching": "o"}
 MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
 MARKERS |= {"i": "o", "f": "^", "g": "P", "d": "v", "id": "D"}
 MARKERS |= {"kd": "^", "at": "v", "skd": "P", "intra": "o"}
 MARKERS |= {"intra-std": "v", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
+MARKERS |= {"intra-weight1": "X", "intra-weight10": "*"}
 # Where a line of a title must not end.
 CLOSE = ("(1) ", "(2) ", "(3) ", "(one ", "(two ", "no verdict", " ±", "± ", " %", " points")
 CLOSE += (" =", "= ", " (tie")
