@@ -620,6 +620,8 @@ def test_rows_of_two_lengths_stand_side_by_side(tmp_path):
     }
     assert shown.loc["AT: attention", "6,000 steps: F1 %"] == "not run"
     assert plain(shown.loc["teacher", "6,000 steps: points"]) == "+6.0 ± 1.0"
+    assert shown.loc["teacher", "6,000 steps: F1 %"] == "70.0"  # made once, without a spread
+    assert shown.loc["teacher", "n"] == "1 / 1"
     assert any("1,500 steps" in note for note in table.notes)  # the budget of the shorter rows
     assert not any("not comparable" in note for note in table.notes)
     said = plain(affinity_length.length_finding(records))

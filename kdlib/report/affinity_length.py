@@ -31,13 +31,14 @@ def length_table(
     """
     own, prefix = of_student(arms.one_scale(records, scale), benchmark, student)
     found = {end: _scores(own, prefix, end) for end in LENGTHS}
+    teacher = 100 * arms.by_seed(own, f"{prefix}-teacher")  # made once it has no spread
     heads = {end: _steps(own, prefix, end) for end in LENGTHS}
     name = BENCHMARKS[benchmark].score.name
     numbers, shown = [], []
     for row, label in {"teacher": "teacher", **ROWS}.items():
         number, text = {"row": row}, {"": label}
         for end, key in zip(LENGTHS, ("short", "long"), strict=True):
-            score = Spread.of(found[end][row])
+            score = Spread.of(teacher if row == "teacher" else found[end][row])
             lead = Spread.of(found[end][row] - found[end][BASELINE])
             number |= {key: score.mean, f"{key}_sd": score.sd, f"{key}_n": score.n}
             number |= {f"{key}_points": lead.mean, f"{key}_points_sd": lead.sd}
@@ -47,7 +48,7 @@ def length_table(
         gain = Spread.of(found[LONG][row] - found[""][row])
         number |= {"gain": gain.mean, "gain_sd": gain.sd, "gain_n": gain.n}
         text["by the further steps"] = spread_text(gain) if row != "teacher" else "–"
-        text["n"] = " / ".join(str(len(found[end][row])) for end in LENGTHS)
+        text["n"] = " / ".join(str(number[f"{key}_n"]) for key in ("short", "long"))
         numbers.append(number)
         shown.append(text)
     long = {f"{row}{LONG}": label for row, label in ROWS.items()}
