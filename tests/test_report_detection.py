@@ -769,6 +769,7 @@ def test_students_of_different_width_have_one_teacher(tmp_path, fgfi):
     assert plain(half["points by the region"]) == "+2.0 ± 1.0"
     assert table.frame["i"].tolist() == pytest.approx([29 / 3, 2.0])
     assert sum("pictures of the paper's tables" in note for note in table.notes) == 1
+    assert sum("compare the pattern, not the level" in note for note in table.notes) == 1
     assert plain(imitation_width.width_finding(records)) == (
         "Width of the student, points by the region: 0.25x +9.7 ± 0.6 (teacher's lead "
         "+20.0 ± 10.0), 0.5x +2.0 ± 1.0 (teacher's lead +8.0 ± 2.0)"

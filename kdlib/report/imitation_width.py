@@ -61,9 +61,9 @@ def width_table(
     ]
     runs = [f"{prefix}-{name}" for prefix in STUDENTS.values() for name in ROWS]
     used, shown = records[records["run"].isin([TEACHER, *runs])], pd.DataFrame(shown)
-    lines = list(notes.footnotes(lines, shown, used))
-    marks = [one.notes([BASELINE, "i"]) for one in published.values()]
-    lines[-1:-1] = dict.fromkeys(line for several in marks for line in several)
+    first, *others = [*published.values()] or [None]
+    lines += [line for one in others for line in one.notes([BASELINE, "i"])]
+    lines = dict.fromkeys(notes.footnotes(lines, shown, used, first, [BASELINE, "i"]))
     return Table("Students of different width", pd.DataFrame(numbers), shown, tuple(lines))
 
 

@@ -246,6 +246,9 @@ layout, fabric = layouts.get(cfg.data.layout), runtime.fabric(cfg.schedule.preci
 made = {name: (root / one.folder / "model.safetensors").is_file() for name, one in runs.items()}
 stills = loader.select(cfg.data.layout, root / cfg.data.root, cfg.data.report, seed)
 chosen = [stills[(2 * i + 1) * len(stills) // 6] for i in range(3)]
+networks = {
+    name: experiment.load_network(one, root, fabric)[0] for name, one in runs.items() if made[name]
+}
 print("without weights: " + (", ".join(name for name in runs if not made[name]) or "none"))
 
 
@@ -266,9 +269,8 @@ def seen(network, sample):
 words = {"teacher": "teacher"} | dict(affinity.ROWS)
 shown, hits, labelled = {}, {}, 0
 for name in ("teacher", "baseline", "intra"):
-    if made[name]:
-        network, _ = experiment.load_network(runs[name], root, fabric)
-        row, own, counts = zip(*(seen(network, still) for still in chosen))
+    if name in networks:
+        row, own, counts = zip(*(seen(networks[name], still) for still in chosen))
         shown[words[name]], hits[words[name]], labelled = row, own, sum(counts)
 
 # %%
@@ -287,19 +289,14 @@ grid
 folder = root / cfg.data.root
 frames = sorted(folder.glob("driver_3_*/*/*.jpg")) if labelled else []
 drive = [Sample(path.relative_to(folder).with_suffix("").as_posix(), path, None) for path in frames]
-moving = {
-    words[name]: experiment.load_network(runs[name], root, fabric)[0]
-    for name in ("teacher", "baseline", "intra")
-    if made[name] and drive
-}
+moving = [name for name in ("teacher", "baseline", "intra") if name in networks]
 shots = [
-    clip.stacked({name: seen(network, still)[0] for name, network in moving.items()}, 360)
+    clip.stacked({words[name]: seen(networks[name], still)[0] for name in moving}, 360)
     for still in drive
-    if moving
 ]
 
 # %%
-if shots:
+if shots and not cfg.data.root.startswith("external/"):
     clip.save(shots, out / "clip.gif", rate=5)
     display(Image(filename=out / "clip.gif"))
 
@@ -319,19 +316,17 @@ held_out = cfg.data.tune or cfg.data.report
 masked = loader.select(cfg.data.layout, root / cfg.data.root, held_out, seed)
 masked = masked[:: 1 + len(masked) // 60]
 views = loader.Stills(cfg.data.layout, masked, cfg.data.size, labels=True)
-there = [name for name in ("teacher", *affinity.ROWS) if made["teacher"] and made[name]]
-asking = {name: experiment.load_network(runs[name], root, fabric)[0] for name in there}
 
 
 # %%
 def distances(index):
     """Affinity and attention loss of each student in one still."""
     picture, label = views.read(index)
-    view, labels = to_device([picture], fabric), torch.from_numpy(label)[None].long()
-    seen = Views(view, labels.to(fabric.device), torch.ones_like(labels, dtype=torch.bool))
+    labels = torch.from_numpy(label)[None].long().to(fabric.device)
+    given = Views(to_device([picture], fabric), labels, torch.ones_like(labels, dtype=torch.bool))
     with torch.inference_mode(), fabric.autocast():
-        said = {name: network(view) for name, network in asking.items()}
-        terms = {name: relation.terms(seen, one, said["teacher"]) for name, one in said.items()}
+        said = {name: network(given.images) for name, network in networks.items()}
+        terms = {name: relation.terms(given, one, said["teacher"]) for name, one in said.items()}
     return {
         name: {term: float(one[term]) for term in asked.terms}
         for name, one in terms.items()
@@ -340,7 +335,7 @@ def distances(index):
 
 
 # %%
-measured = [pd.DataFrame(distances(i)).T for i in range(len(views))] if asking else []
+measured = [pd.DataFrame(distances(i)).T for i in range(len(views))] if made["teacher"] else []
 nearness = sum(measured) / len(measured) if measured else pd.DataFrame(columns=asked.terms)
 graph = figures.distance_figure(nearness, seed)
 graph

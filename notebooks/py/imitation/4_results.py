@@ -178,9 +178,9 @@ sweep
 # %% [markdown]
 # The published curves were read off a plot and come from other runs than the table. At ψ = 0 they
 # stand for the whole map; ours has F for that, drawn to the left of 0, because ψ = 0 itself is
-# another region (page 2). ψ = 1 is the student alone. ψ = 0.5 is the table's I; further widths, like
-# the factors, the wider student and the larger sample below, are runs of `make evidence`, and any
-# other is one line of `params.yaml`.
+# another region (page 2). ψ = 1 is the student alone. ψ = 0.5 is the table's I; further widths,
+# like the factors, the wider student and the larger sample below, are runs of `make evidence`, and
+# any other is one line of `params.yaml`.
 #
 # ## How large a factor
 #
