@@ -587,6 +587,24 @@ def test_loss_is_as_good_in_float32(skewness, nodes):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * largest)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("deviation", [1e-1, 3e-2, 1e-2])
+def test_a_quiet_channel_keeps_its_gradient_in_float32(way, layout, deviation):
+    """Its printed skewness is up to a million times the others', so the vectors of all regions
+    nearly agree, and its gradient is what their last digits differ by."""
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, c, 40, 60, generator=generator).relu() for c in (64, 9)]
+    maps[0][:, 2] *= deviation
+    shares = torch.tensor([0.9, 0.3, 0.05, 0.05, 0.02])[:, None, None]
+    areas, gradients = torch.rand(2, 5, 40, 60, generator=generator) < shares, []
+    for dtype in (torch.float32, torch.float64):
+        student, teacher = (x.to(dtype, copy=True, memory_format=layout) for x in maps)
+        affinity_loss(student.requires_grad_(), teacher, areas).backward()
+        gradients.append(student.grad.double())
+    error, largest = (x.abs().amax((0, 2, 3)) for x in (gradients[0] - gradients[1], gradients[1]))
+    assert (error < 1e-4 * largest).all()
+
+
 def test_a_nearly_infinite_gradient_keeps_a_dead_channel_finite():
     """The printed divisor of a dead channel is eps; where all other skewness is tiny, its inverse
     cube leaves float32."""

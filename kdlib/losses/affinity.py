@@ -38,10 +38,11 @@ __all__ = [
 
 SKEWNESS = ("variance", "std")
 NODES = ("all", "present", "foreground")
+EPS = 1e-10
 
 
 def moment_pooling(
-    features_NCHW: Tensor, areas_NRHW: Tensor, *, skewness: str = "variance", eps: float = 1e-10
+    features_NCHW: Tensor, areas_NRHW: Tensor, *, skewness: str = "variance", eps: float = EPS
 ) -> Tensor:
     """Mean, variance and skewness of each channel inside each area.
 
@@ -70,6 +71,21 @@ def moment_pooling(
     Raises:
         ValueError: shapes that do not agree, an unknown skewness, an eps that is not positive.
     """
+    return _moments(features_NCHW, areas_NRHW, skewness, eps).to(_real(features_NCHW))
+
+
+def _real(tensor: Tensor) -> torch.dtype:
+    """The type of the results: float32 for half types and float32, else float64."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _moments(features_NCHW: Tensor, areas_NRHW: Tensor, skewness: str, eps: float) -> Tensor:
+    """`moment_pooling` in float64.
+
+    Only the passes over the maps are in the maps' type. The printed skewness of a quiet channel is
+    many orders above the others', and what the gradient of a cosine leaves of it is a difference of
+    nearly equal numbers, of which float32 holds no digit.
+    """
     known("skewness", skewness, SKEWNESS)
     if not eps > 0:
         raise ValueError(f"eps must be positive, not {eps}")
@@ -84,14 +100,14 @@ def moment_pooling(
             f"{tuple(features_NCHW.shape)} and {tuple(areas_NRHW.shape)}; give areas_of_interest "
             "the size of the features"
         )
-    dtype = torch.promote_types(features_NCHW.dtype, torch.float32)
     with torch.autocast(features_NCHW.device.type, enabled=False):
         areas_NRHW = areas_NRHW if areas_NRHW.dtype == torch.bool else areas_NRHW != 0
-        mean_NRC, variance_NRC, third_NRC = central_moments(features_NCHW.to(dtype), areas_NRHW)
+        moments_NRC = central_moments(features_NCHW.to(_real(features_NCHW)), areas_NRHW)
+        mean_NRC, variance_NRC, third_NRC = (m_NRC.double() for m_NRC in moments_NRC)
         divisor_NRC = variance_NRC + eps
         if skewness == "std":
             divisor_NRC = divisor_NRC.sqrt()
-        # one by one: eps^3 is below what float32 holds for a small eps
+        # one by one: the cube of a small eps leaves float64 as well
         skewness_NRC = third_NRC / divisor_NRC / divisor_NRC / divisor_NRC
         return torch.stack([mean_NRC, variance_NRC, skewness_NRC], 1)
 
@@ -113,9 +129,13 @@ def region_affinity(moments: Tensor) -> Tensor:
     """
     if moments.dim() != 4:
         raise ValueError(f"moments must be (N, 3, R, C), not {tuple(moments.shape)}")
-    with torch.autocast(moments.device.type, enabled=False):
-        units = _units(moments.to(torch.promote_types(moments.dtype, torch.float32)))
-        return units @ units.transpose(2, 3)
+    return _cosines(moments.double()).to(_real(moments))
+
+
+def _cosines(moments_N3RC: Tensor) -> Tensor:
+    with torch.autocast(moments_N3RC.device.type, enabled=False):
+        units_N3RC = _units(moments_N3RC)
+        return units_N3RC @ units_N3RC.transpose(2, 3)
 
 
 def _units(vectors: Tensor) -> Tensor:
@@ -181,7 +201,7 @@ def affinity_loss(
             raise ValueError("nodes='foreground' needs a class beside class 0; there is one region")
     with torch.autocast(student_NCHW.device.type, enabled=False):
         affinity_s, affinity_t = (
-            region_affinity(moment_pooling(features, areas, skewness=skewness))
+            _cosines(_moments(features, areas, skewness, EPS))
             for features, areas in ((student_NCHW, areas_student), (teacher_NCHW, areas_teacher))
         )
         difference_N3RR = (affinity_s - affinity_t).square()
@@ -194,4 +214,4 @@ def affinity_loss(
             per_image_N = difference_N3RR.where(pairs_N1RR, 0).sum((1, 2, 3)) / (3 * n_N.square())
         else:
             per_image_N = difference_N3RR.sum((1, 2, 3)) / (3 * n_regions**2)
-        return per_image_N.sum() / max(n_images, 1)
+        return (per_image_N.sum() / max(n_images, 1)).to(_real(student_NCHW))
