@@ -362,7 +362,7 @@ table.round(1)
 # If a line says 100, one channel alone decides how that region is related to all others. The runs
 # follow the print but for `...-intra-std`; `skewness: std` is one word in their settings.
 #
-# ## Two more traps
+# ## Three more traps
 #
 # *Raw moments.* Mean square minus square of the mean is the quick way to a variance. In short
 # numbers it subtracts two large ones.
@@ -390,6 +390,36 @@ loss = affinity.affinity_loss(feature_, torch.randn(1, 6, 4, 4, generator=random
 loss.backward()
 assert torch.isfinite(loss) and torch.isfinite(feature_.grad).all()
 print("ok: one position: variance and skewness are 0, loss and gradient are finite")
+
+# %% [markdown]
+# *The gradient of a quiet channel.* Where one channel is nearly the whole vector, the vectors of all
+# regions nearly agree, and how their cosines change with it is a difference of nearly equal
+# numbers. Written down in short numbers the formula is right and its gradient is not. The library
+# takes what comes after the maps, a few vectors, in long ones.
+
+# %%
+quiet = torch.randn(1, 64, 40, 60, generator=random).relu()
+quiet[:, 2] *= 0.03
+five = torch.rand(1, 5, 40, 60, generator=random) < 0.2
+
+
+def plain(moments):
+    units = torch.nn.functional.normalize(moments, dim=-1)
+    return units @ units.mT
+
+
+def gradient(features, graph):
+    features = features.clone().requires_grad_()
+    graph(affinity.moment_pooling(features, five)).square().sum().backward()
+    return features.grad[:, 2].double()
+
+
+# %% tags=["nbval-check-output"]
+truth = gradient(quiet.double(), plain)
+errors = [gradient(quiet, graph) - truth for graph in (plain, affinity.region_affinity)]
+of_plain, of_library = (float(error.abs().max() / truth.abs().max()) for error in errors)
+assert of_plain > 0.1 and of_library < 1e-4
+print("ok: short numbers lose the quiet channel's gradient, the library keeps four digits and more")
 
 # %% [markdown]
 # ## Where this differs from the paper
