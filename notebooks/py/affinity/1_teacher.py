@@ -281,8 +281,8 @@ figure.suptitle("Lanes drawn 30 wide; dark: in both; 10 pixels still count", x=0
 plt.show()
 
 # %% [markdown]
-# A third of the width is enough to be found, one pixel more is an error *and* a miss. Close to the
-# car a lane is easily 10 pixels off, and far away it hardly can be: the rule is strict nearby.
+# Off by a third of its width a lane is still found; one pixel more is an error *and* a miss. Close to
+# the car a lane is easily 10 pixels off, and far away it hardly can be: the rule is strict nearby.
 #
 # LLAMAS scores pixels. For each picture and lane, thresholds fall from 1.00 to 0.00 in 101 steps,
 # and the average precision sums each step of recall times the precision *before* it. A picture

@@ -13,7 +13,9 @@
 # | `affinity-culane-erfnet-intra` | **IntRA-KD**: affinity graph and attention |
 # | `...-intra-affinity`, `-intra-high`, `-intra-middle` | affinity alone; one level alone |
 # | `...-intra-std` | skewness divided by the standard deviation, not the variance |
+# | `...-intra-weight1`, `-weight10` | factor of the affinity 1 or 10 in place of 0.1 |
 # | `affinity-culane-enet-...`, `-resnet18-...` | other students |
+# | `affinity-culane-resnet18-...-long` | four times the steps |
 # | `affinity-llamas-erfnet-...`, `affinity-apollo-erfnet-...` | other data sets |
 #
 # All rows of a student and a seed have the same first weights, the same views and the same steps.
@@ -334,8 +336,8 @@ print(f"weights: {cfg.folder}\nrecord:  {record.relative_to(parts.root)}")
 #
 # ## Exercises
 #
-# 1. **The factor.** The paper finds no difference between 0.05, 0.10 and 0.15. Set
-#    `method.affinity.affinity_weight` to 0.01, 1 and 10. From where on does F1 move?
+# 1. **The factor.** The paper finds no difference between 0.05, 0.10 and 0.15. Page 5
+#    shows 1 and 10. Set `method.affinity.affinity_weight` to 0.01 and 3. From where on does F1 move?
 # 2. **Nodes.** Set `method.affinity.nodes: foreground`. The background's edges are gone: does the
 #    term pull more or less?
 # 3. **Calm.** Average the student's probabilities over three pictures of the drive before reading

@@ -16,6 +16,7 @@
 # | `imitation-kitti-id` | **I** and **D** |
 # | `imitation-kitti-i-weight05`, `-f-weight05` | **I** and **F** with the released λ = 0.5 |
 # | `imitation-large-baseline`, `-i`, `-g` | the student alone, **I** and **G**, on more labels |
+# | `imitation-half-baseline`, `-i` | the student of half the width, alone and with **I** |
 #
 # All rows of a seed and a data set have the same first weights, the same views and the same number
 # of steps. The page is for the paper's small one-stage detector; `kdlib run` trains the Faster
@@ -95,9 +96,9 @@ print(f"{rows} x {columns} cells: {s.shape[1]} channels of the student, {t.shape
 # Vectors of 192 and of 768 numbers cannot be subtracted. A 3 × 3 convolution with ReLU brings the
 # student's to the teacher's length,
 #
-# $$f(s) = \mathrm{ReLU}(w * s + b),\qquad w\sim\mathcal N\bigl(0,(10^{-4})^2\bigr),\quad b = 0.$$
+# $$f(s) = \mathrm{ReLU}(w * s + b),\qquad w\sim\mathcal N\bigl(0,(10^{-4})^2\bigr),\quad b = 0,$$
 #
-# It learns with the student, by the same optimiser, and is dropped afterwards: a finished student
+# with $w$ cut off at two deviations. It learns with the student, by the same optimiser, and is dropped afterwards: a finished student
 # does not hold it. Its weights start at about $10^{-4}$, so $f(s)$ starts near zero, and the
 # student is hardly pulled before the adapter has learnt.
 
