@@ -271,9 +271,9 @@ def test_the_title_follows_the_data(tmp_path, rows, expected):
 
 def test_classes_are_told_by_the_last_row(full):
     title = plain(ablation_figures.class_figure(full).get_suptitle())
-    assert (
-        title
-        == "With all three terms 1 of 2 classes gain: most in road +5.0, least in car −2.0 points"
+    assert title == (
+        "With all three terms the student is above labels alone in 1 of 2 classes, below in 1, "
+        "ties in 0: most in road +5.0, least in car −2.0 points"
     )
 
 

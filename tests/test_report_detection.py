@@ -479,11 +479,16 @@ def test_the_sentence_follows_the_numbers(tmp_path, fgfi, rows, expected):
 def test_figures_of_the_letters(table, tmp_path):
     shown = imitation_figures.class_figure(table)
     title = plain(shown.get_suptitle())
-    assert title.startswith("Imitating the region, 3 of 3 classes gain: ")
+    assert title.startswith("Imitating the region: above the student alone in 3 of 3 classes, ")
     assert "Cyclist +6.0" in title
-    means = pd.DataFrame({"i": [2.0, -1.0]}, index=["Car", "Cyclist"])
-    assert imitation_figures.class_finding(means) == (
-        "Imitating the region, 1 of 2 classes gain: Car +2.0, Cyclist −1.0 points"
+    # a mean above 0 is no verdict: one seed has the whole lead
+    gain = pd.DataFrame({"Car": [2.0, 3.0, 2.5], "Cyclist": [9.0, 0.1, 0.2]})
+    assert imitation_figures.class_finding(gain) == (
+        "Imitating the region: above the student alone in 1 of 2 classes, below in 0, ties in 1: "
+        "Car +2.5 ± 0.5, Cyclist +3.1 ± 5.1 points"
+    )
+    assert imitation_figures.class_finding(gain[:1]) == (
+        "Imitating the region: Car +2.0, Cyclist +9.0 points"
     )
     assert len(shown.axes[0].patches) == 3 * 5
     assert shown.axes[0].get_ylabel() == "AP, points over the student"

@@ -61,7 +61,7 @@ def class_figure(
     """Points over labels alone in each class, seed by seed; classes by the last row's points."""
     records = arms.one_scale(records, scale)
     gains, means = class_gains(records, prefix, FAMILY, MIOU)
-    return class_bars(gains, means, FAMILY, MIOU, class_finding(means), note)
+    return class_bars(gains, means, FAMILY, MIOU, class_finding(gains), note)
 
 
 def class_gains(
@@ -116,19 +116,21 @@ def class_bars(
     return figure
 
 
-def class_finding(means: pd.DataFrame) -> str:
-    """In how many classes the last row is above labels alone, and where most and least.
+def class_finding(gains: Mapping[str, pd.DataFrame]) -> str:
+    """In how many classes the last row is above labels alone, below, or neither; where most, least.
 
-    means: points over labels alone, a row for each class, a column for each row of the table.
+    gains: of each row of the table points over labels alone, a line for each seed, a column for
+    each class.
     """
-    ran = [name for name in ADDED if name in means and means[name].notna().any()]
+    ran = [name for name in ADDED if name in gains and gains[name].notna().any(axis=None)]
     if not ran:
         return "Points in each class: not run yet"
-    gain = means[ran[-1]].dropna()
+    each = gains[ran[-1]].dropna(axis=1, how="all")
+    gain, told = each.mean(), arms.parts_text(each, 0 * each, "labels alone")
     most, least = (f"{c} {arms.signed(gain[c])}" for c in (gain.idxmax(), gain.idxmin()))
     where = f"most in {most}, least in {least} points" if len(gain) > 1 else f"{most} points"
     who = ablation.WHO[ran[-1]]
-    return f"{who} {int((gain > 0).sum())} of {len(gain)} classes gain: {where}"
+    return f"{who} the student is {told}: {where}" if told else f"{who}, over labels alone: {where}"
 
 
 # Panels ------------------------------------------------------------------------------------------

@@ -65,15 +65,15 @@ VARIANTS = MappingProxyType(
         "at": "attention alone, both levels",
         "intra-high": "affinity and attention, high level",
         "intra-middle": "affinity and attention, middle level",
-        "intra-weight1": "affinity with factor 1 in place of 0.1",
-        "intra-weight10": "affinity with factor 10",
+        "intra-weight1": "affinity with factor 1 in place of 0.1, and attention",
+        "intra-weight10": "affinity with factor 10, and attention",
     }
 )
 VARIANT_TICKS = MappingProxyType(
     {
         BASELINE: "labels\nalone",
         "intra": "IntRA-\nKD",
-        "intra-std": "standard\ndeviation",
+        "intra-std": "skewness\nby std",
         "intra-affinity": "affinity\nalone",
         "at": "attention\nalone",
         "intra-high": "high\nlevel",

@@ -111,12 +111,8 @@ def part_finding(
     if points.empty:
         return f"Points in each {NOUNS[benchmark]}: not run yet"
     who, total = f"IntRA-KD on {STUDENTS[student]}", len(points.columns)
-    judged = [part for part in points if points[part].count() >= arms.VERDICT]
-    if judged:
-        signs = [arms.compare(intra[part], alone[part]) for part in judged]
-        text = f"{who}: above labels alone in {signs.count(1)} of {total} {noun}"
-        text += f", below in {signs.count(-1)}, ties in {signs.count(0)}"
-        return text + (f", too few seeds in {total - len(judged)}" if len(judged) < total else "")
+    if judged := arms.parts_text(intra, alone, "labels alone", noun):
+        return f"{who}: {judged}"
     gain, seeds = points.mean(), len(points.dropna(how="all"))
     most, least = (f"{c} {arms.signed(gain[c])}" for c in (gain.idxmax(), gain.idxmin()))
     where = f"most in {most}, least in {least} points"
@@ -150,18 +146,30 @@ def ablation_figure(
 
 
 def ablation_finding(found: Mapping[str, pd.Series]) -> str:
-    """Whether the whole of IntRA-KD is above each of its parts; found: score in percent by seed."""
+    """Whether the whole of IntRA-KD is above each of its variants, by the rule of `arms.compare`.
+
+    found: score in percent by seed. Of fewer than three seeds the numbers and no verdict.
+    """
     named = {"intra-affinity": "affinity alone", "at": "attention alone"}
     named |= {"intra-high": "the high level alone", "intra-middle": "the middle level alone"}
+    named |= {"intra-std": "the skewness by the deviation"}
     named |= {"intra-weight1": "a factor of 1", "intra-weight10": "a factor of 10"}
-    n = max(len((found["intra"] - found[name]).dropna()) for name in named)
-    told = []
-    for name, what in named.items():
-        if len((found["intra"] - found[name]).dropna()):
-            told.append(f"{what} {arms.change_text(found['intra'], found[name], n)}")
-    if not told:
+    changes = {name: (found["intra"] - found[name]).dropna() for name in named}
+    changes = {name: change for name, change in changes.items() if len(change)}
+    if not changes:
         return "What of IntRA-KD is it: not run yet"
-    return f"Points of the whole of IntRA-KD over {', '.join(told)}{arms.seeds_note(n)}"
+    n = max(map(len, changes.values()))
+    if n < arms.VERDICT:
+        told = (f"{named[name]} {spread_text(change)}" for name, change in changes.items())
+        return f"Points of the whole of IntRA-KD over {', '.join(told)}{arms.seeds_note(n)}"
+    groups = {"is above": [], "ties with": [], "is below": [], "has too few seeds beside": []}
+    for name, change in changes.items():
+        order = ("ties with", "is above", "is below")[arms.compare(change, 0 * change)]
+        verdict = order if len(change) >= arms.VERDICT else "has too few seeds beside"
+        points = f" ({spread_text(change)} points)" if verdict in ("is above", "is below") else ""
+        groups[verdict].append(named[name] + points)
+    said = (f"{verdict} {', '.join(those)}" for verdict, those in groups.items() if those)
+    return f"The whole of IntRA-KD {'; '.join(said)}"
 
 
 def distance_figure(distances: pd.DataFrame, seed: int) -> Picture:

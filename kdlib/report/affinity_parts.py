@@ -68,6 +68,7 @@ def part_table(
     lines = [f"{known.score.each} in percent; ours: mean ± standard deviation over seeds."]
     if benchmark == "culane":
         lines += ["Crossroads have no labelled lane: the number of lanes found there is counted."]
+        lines += ["hlight: dazzling light; crowd: dense traffic; noline: no line is visible."]
     noun = NOUNS[benchmark]
     title = f"{STUDENTS[student]} in {known.name}'s form, {noun} by {noun}"
     lines.append(notes.levels(len(arms.by_seed(own, f"{prefix}-{name}")) for name in ROWS))

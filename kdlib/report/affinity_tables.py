@@ -222,7 +222,7 @@ def _other_means(records: pd.DataFrame, benchmark: str, student: str) -> str:
     """ApolloScape's other means of IoU, see `metrics.lanes.apolloscape_means`; else empty."""
     names = {"teacher": f"affinity-{benchmark}-teacher"}
     names |= {label: f"affinity-{benchmark}-{student}-{row}" for row, label in ROWS.items()}
-    told = []
+    told, equal = [], True
     for column, which in (
         ("val.miou36", "the 36 without noise"),
         ("val.miou18", "the 18 evaluated"),
@@ -230,9 +230,14 @@ def _other_means(records: pd.DataFrame, benchmark: str, student: str) -> str:
         each = {label: 100 * arms.by_seed(records, run, column) for label, run in names.items()}
         found = [f"{n} {spread_text(v, sign=False)}" for n, v in each.items() if len(v)]
         told += [f"over {which}: {', '.join(found)}"] if found else []
+        own = {label: 100 * arms.by_seed(records, run) for label, run in names.items()}
+        equal &= all(v.equals(own[label]) for label, v in each.items())
     if not told:
         return ""
-    return f"{STUDENTS[student]}'s mean is over all training ids that occur; {'; '.join(told)}."
+    mean = f"{STUDENTS[student]}'s mean is over all training ids that occur"
+    if equal:
+        return f"{mean}; all that occur are among the 36 without noise and the 18 evaluated."
+    return f"{mean}; {'; '.join(told)}."
 
 
 def _budget(records: pd.DataFrame, benchmark: str, student: str) -> str:

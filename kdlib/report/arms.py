@@ -139,6 +139,23 @@ def compare(one: pd.Series, other: pd.Series) -> int:
     return 1 if difference.mean() > 0 else -1
 
 
+def parts_text(one: pd.DataFrame, other: pd.DataFrame, over: str, noun: str = "classes") -> str:
+    """`above labels alone in 1 of 3 classes, below in 0, ties in 2`, by the rule of `compare`; and
+    in how many there are too few seeds. Empty where that is all of them.
+
+    one, other: a line for each seed, a column for each part; over: the other in words.
+    """
+    points = (one - other).dropna(axis=1, how="all")
+    judged = [part for part in points if points[part].count() >= VERDICT]
+    if not judged:
+        return ""
+    signs = [compare(one[part], other[part]) for part in judged]
+    text = f"above {over} in {signs.count(1)} of {len(points.columns)} {noun}"
+    text += f", below in {signs.count(-1)}, ties in {signs.count(0)}"
+    few = len(points.columns) - len(judged)
+    return text + (f", too few seeds in {few}" if few else "")
+
+
 def seeds_note(n: int) -> str:
     """The end of a sentence on n seeds: ` (two seeds, no verdict)`; empty where they are enough."""
     return f" ({FEW[n]}, no verdict)" if n in FEW else ""

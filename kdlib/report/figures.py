@@ -138,7 +138,8 @@ def class_bars(
         look.empty(axis, len(classes) > 0)
         seeds = "Small points: single seeds; bars: their mean; black lines: the teacher's mean."
         n = len(table["matching"].index.intersection(table["supervised"].index))
-        finding = sentences.class_finding(means, score.each) + arms.seeds_note(n)
+        both = (table[name].reindex(columns=classes) for name in ("matching", "supervised"))
+        finding = sentences.class_finding(*both, score.each) + arms.seeds_note(n)
         look.title(figure, finding, note or seeds)
     return figure
 

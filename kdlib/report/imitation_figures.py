@@ -57,18 +57,24 @@ def class_figure(
     records = arms.one_scale(records, scale)
     score = measure.of(records, prefix)
     gains, means = panels.class_gains(records, prefix, FAMILY, score)
-    return panels.class_bars(gains, means, FAMILY, score, class_finding(means), note)
+    gain = gains["i"].reindex(columns=means.index)
+    return panels.class_bars(gains, means, FAMILY, score, class_finding(gain), note)
 
 
-def class_finding(means: pd.DataFrame) -> str:
-    """In which classes the region is above the student alone; means: classes x letters, points."""
-    gain = means["i"].dropna() if "i" in means else pd.Series(dtype=float)
+def class_finding(gain: pd.DataFrame) -> str:
+    """In how many classes the region is above the student alone, below, or neither.
+
+    gain: points over the student alone, a line for each seed, a column for each class.
+    """
+    gain = gain.dropna(axis=1, how="all")
     if gain.empty:
         return "Points in each class: not run yet"
-    listed = ", ".join(f"{name} {arms.signed(value)}" for name, value in gain.items())
-    above = int((gain > 0).sum())
-    text = f"Imitating the region, {above} of {len(gain)} classes gain"
-    return f"{text}: {listed} points" if len(gain) <= 5 else text
+    listed = ", ".join(f"{name} {arms.spread_text(gain[name])}" for name in gain)
+    told = arms.parts_text(gain, 0 * gain, "the student alone")
+    if len(gain.columns) > 5 and told:
+        return f"Imitating the region: {told}"
+    text = f"Imitating the region: {told}" if told else "Imitating the region"
+    return f"{text}: {listed} points"
 
 
 def psi_figure(

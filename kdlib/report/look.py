@@ -24,7 +24,7 @@ from kdlib import files
 from kdlib.report.arms import SHORT, Spread, common_seeds
 
 INK, QUIET, FAINT = "#222222", "#6E6E6E", "#E4E4E4"
-COLOURS = {  # after Okabe and Ito
+COLOURS = {  # after Okabe and Ito; two more after Tol
     "teacher": INK,
     "start": "#B5B5B5",
     "supervised": "#CC79A7",
@@ -43,18 +43,18 @@ COLOURS = {  # after Okabe and Ito
     "at": "#56B4E9",
     "skd": "#009E73",
     "intra": "#0072B2",
-    "intra-std": "#56B4E9",
+    "intra-std": "#999933",
     "intra-affinity": "#D55E00",
     "intra-high": "#009E73",
     "intra-middle": "#E69F00",
     "intra-weight1": "#CC79A7",
-    "intra-weight10": "#0072B2",
+    "intra-weight10": "#882255",
 }
 MARKERS = {"teacher": "D", "start": "v", "supervised": "s", "distil": "^", "matching": "o"}
 MARKERS |= {"baseline": "s", "pi": "^", "pi-pa": "P", "pi-pa-ho": "o"}
 MARKERS |= {"i": "o", "f": "^", "g": "P", "d": "v", "id": "D"}
 MARKERS |= {"kd": "^", "at": "v", "skd": "P", "intra": "o"}
-MARKERS |= {"intra-std": "v", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
+MARKERS |= {"intra-std": "p", "intra-affinity": "D", "intra-high": "P", "intra-middle": "^"}
 MARKERS |= {"intra-weight1": "X", "intra-weight10": "*"}
 # Where a line of a title must not end.
 CLOSE = ("(1) ", "(2) ", "(3) ", "(one ", "(two ", "no verdict", " ±", "± ", " %", " points")

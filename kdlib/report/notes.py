@@ -100,7 +100,7 @@ def origin(records: pd.DataFrame) -> str:
         f"scale {_join(records['scale'])}",
         f"seeds {_join(records['seed'])}",
         f"{_plural('commit', commits)} {', '.join(commits)}",
-        f"{_plural('device', records['device'].unique())} {_join(records['device'])}",
+        f"{_plural('device', records['device'].unique())} {_join(records['device'], between=' / ')}",
         f"lock {_join(records['lock_hash'], 8)}",
         f"data {_join(records['data_hash'], 8)}",
     ]
@@ -133,9 +133,9 @@ def footnotes(
     return tuple(line for line in lines if line)
 
 
-def _join(values: pd.Series, length: int | None = None) -> str:
+def _join(values: pd.Series, length: int | None = None, between: str = ", ") -> str:
     found = sorted(values.dropna().unique())
-    return ", ".join(str(value)[:length] for value in found) or "none"
+    return between.join(str(value)[:length] for value in found) or "none"
 
 
 def _plural(noun: str, values: Any) -> str:

@@ -129,13 +129,18 @@ def _same_lengths(points: pd.DataFrame) -> pd.DataFrame:
     return points[points["nominal"].isin(common)] if len(common) > 1 else points
 
 
-def class_finding(means: pd.DataFrame, each: str = "IoU") -> str:
-    """In how many classes function matching is above labels alone."""
-    both = means[["supervised", "matching"]].dropna()
-    if both.empty:
+def class_finding(matching: pd.DataFrame, supervised: pd.DataFrame, each: str = "IoU") -> str:
+    """In how many classes function matching is above labels alone, below, or neither.
+
+    matching, supervised: a line for each seed, a column for each class.
+    """
+    change = (matching - supervised).dropna(axis=1, how="all").mean()
+    if change.empty:
         return f"{each} of each class: not run yet"
-    better = int((both["matching"] > both["supervised"]).sum())
-    return f"Function matching is above supervised training in {better} of {len(both)} classes"
+    if told := arms.parts_text(matching, supervised, "supervised training"):
+        return f"Function matching is {told}"
+    better = f"{int((change > 0).sum())} of {len(change)} classes"
+    return f"Function matching is above supervised training in {better}"
 
 
 def scatter_finding(points: pd.DataFrame, score: str = "mIoU") -> str:

@@ -4,8 +4,9 @@
 # What is it worth to a small network to know how its teacher relates the regions of a street? The
 # paper's tables beside ours, for three benchmarks. A number on this page comes from one of two
 # places: `published/` for what was printed, and the records of finished runs for what was measured
-# here. Nothing is typed. Figures are seen when the page is run; the kept ones of scale `sample` lie
-# in [results](../../results/affinity/sample/summary), first of them the
+# here. No table, figure or title has a typed one; remarks on earlier records name the commit that
+# holds them. Figures are seen when the page is run; the kept ones of scale `sample` lie in
+# [results](../../results/affinity/sample/summary), first of them the
 # [headline](../../results/affinity/sample/summary/headline.png).
 
 # %% tags=["parameters", "reads-records"]
@@ -117,8 +118,8 @@ assert alone > teacher > intra
 print(f"ERFNet in PyTorch, no teacher: {alone}; the paper's teacher {teacher}, IntRA-KD {intra}")
 
 # %% [markdown]
-# So the paper's student is an older ERFNet, which leaves its teacher room. A better recipe is worth
-# more than the method; both facts can be true.
+# The paper's student is the ERFNet of Lua-Torch; the one in PyTorch starts from weights trained on
+# Cityscapes. In print that recipe is worth more than the method. One figure each, without a spread.
 #
 # ## Ours, CULane's form
 
@@ -217,9 +218,9 @@ bars
 # ## Is it only too short?
 #
 # Of these students ResNet-18 stays furthest below its teacher, so it has the most to gain. A hint
-# from a teacher may need time: the student follows the graph first and profits later. So each of
-# its rows is trained once more for four times the steps, from the same start, with the same
-# teacher.
+# from a teacher may need time: the student follows the graph first and profits later. So labels
+# alone and IntRA-KD are trained once more for four times the steps, from the same start, with the
+# same teacher. The other rows of that length are runs of `make evidence` that have no record yet.
 
 # %%
 length = length_table(records, benchmark=benchmark)
