@@ -3,19 +3,20 @@
 # PYTHON=python3.12   the interpreter that .venv is made from
 # PIP_ARGS="..."      more arguments for pip install, such as an index of your own
 # PYTEST_ARGS="..."   more arguments for pytest, such as "-m 'not slow'"
-# JOBS=1              papers that `make repro` works on side by side; 1 where there is a GPU, else one a core
+# JOBS=1              papers that `make repro` works on side by side; 1 where there is a GPU, else all
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 # nproc says no more than OMP_NUM_THREADS, which the tests and some users set to 1.
 CORES := $(shell env -u OMP_NUM_THREADS nproc)
-JOBS ?= $(if $(shell command -v nvidia-smi),1,$(CORES))
 
-# The longest first, so that none is left over at the end.
-PAPERS := imitation affinity funmatch structured
+# The longest first: structured waits for funmatch, see below.
+PAPERS := funmatch imitation affinity structured
+# All at once also where cores are fewer: with one paper a core the last would run beside an idle one.
+JOBS ?= $(if $(shell command -v nvidia-smi),1,$(words $(PAPERS)))
 # Small networks gain nothing from a second thread: a core is better spent on another paper.
-THREADS = $(shell echo $$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 )))
+THREADS = $(if $(filter 1,$(JOBS)),$(CORES),1)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
